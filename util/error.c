@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: MIT */
+#include "util/error.h"
+
+#include <stdarg.h>
+
+G_DEFINE_QUARK(merino - error, merino_error)
+
+static void set_error(GError **error, MerinoErrorClass error_class, char *message)
+{
+    g_set_error_literal(error, MERINO_ERROR, error_class, message);
+    g_free(message);
+}
+
+void merino_error(GError **error, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    set_error(error, MERINO_ERROR_GENERIC, g_strdup_vprintf(format, args));
+    va_end(args);
+}
+
+void merino_error_errno(GError **error, int err, const char *format, ...)
+{
+    g_autofree char *what = NULL;
+    va_list args;
+
+    va_start(args, format);
+    what = g_strdup_vprintf(format, args);
+    va_end(args);
+    set_error(error, MERINO_ERROR_GENERIC, g_strdup_printf("%s: %s", what, g_strerror(err)));
+}
+
+void merino_error_class(GError **error, MerinoErrorClass error_class, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    set_error(error, error_class, g_strdup_vprintf(format, args));
+    va_end(args);
+}
+
+const char *merino_error_class_name(const GError *error)
+{
+    static const char *const names[] = {
+        [MERINO_ERROR_GENERIC] = "GenericError",
+        [MERINO_ERROR_COMMAND_NOT_FOUND] = "CommandNotFound",
+        [MERINO_ERROR_DEVICE_NOT_ACTIVE] = "DeviceNotActive",
+        [MERINO_ERROR_DEVICE_NOT_FOUND] = "DeviceNotFound",
+        [MERINO_ERROR_KVM_MISSING_CAP] = "KVMMissingCap",
+    };
+
+    if (error->domain != MERINO_ERROR) {
+        return names[MERINO_ERROR_GENERIC];
+    }
+    return names[error->code];
+}
