@@ -35,7 +35,7 @@ static inline int64_t align_down(int64_t value, int64_t alignment)
 /* `value` must be at most INT64_MAX - alignment + 1. */
 static inline int64_t align_up(int64_t value, int64_t alignment)
 {
-    return (value + alignment - 1) & ~(alignment - 1);
+    return (value + (alignment - 1)) & ~(alignment - 1);
 }
 
 static inline bool is_aligned(int64_t value, int64_t alignment)

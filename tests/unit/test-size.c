@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: MIT */
+/* Sizes are parsed to the byte, refused in words, and written for people. */
+#include "util/size.h"
+
+static void check_parse(const char *text, uint64_t expected)
+{
+    g_autoptr(GError) error = NULL;
+    uint64_t size = 0;
+
+    size_parse(text, &size, &error);
+    g_assert_no_error(error);
+    g_assert_cmpuint(size, ==, expected);
+}
+
+static void check_refused(const char *text, const char *words)
+{
+    g_autoptr(GError) error = NULL;
+    uint64_t size = 42;
+
+    g_assert_false(size_parse(text, &size, &error));
+    g_assert_nonnull(error);
+    g_assert_nonnull(strstr(error->message, words));
+    g_assert_cmpuint(size, ==, 42);
+    g_assert_false(size_parse(text, &size, NULL));
+}
+
+static void plain_numbers(void)
+{
+    check_parse("0", 0);
+    check_parse("512", 512);
+    check_parse(" 512", 512);
+    check_parse("+512", 512);
+    check_parse("512b", 512);
+    check_parse("0x10000", 65536);
+    check_parse("0X1b", 27);
+    check_parse("0x10k", 16 * KiB);
+    check_parse("18446744073709551615", UINT64_MAX);
+    check_parse("0xffffffffffffffff", UINT64_MAX);
+}
+
+static void suffixes_of_any_case(void)
+{
+    check_parse("64k", 64 * KiB);
+    check_parse("64K", 64 * KiB);
+    check_parse("3m", 3 * MiB);
+    check_parse("3M", 3 * MiB);
+    check_parse("2G", 2 * GiB);
+    check_parse("1t", 1 * TiB);
+    check_parse("1P", 1024 * TiB);
+    check_parse("15E", UINT64_C(15) << 60);
+}
+
+static void fractions_are_exact(void)
+{
+    check_parse("1.5G", 3 * GiB / 2);
+    check_parse("0.1k", 102);
+    check_parse("5.k", 5 * KiB);
+    check_parse("0.5E", UINT64_C(1) << 59);
+    check_parse("0.00000000000000000000000001E", 0);
+    check_parse("15.999999999999999999E", UINT64_MAX - 1);
+}
+
+static void malformed_text_is_refused(void)
+{
+    static const char *const texts[] = { "",    "k",   "-1",   "-0",     "1kk",   "1k ",
+                                         "1.5", ".5k", "1.5b", "1.5.2k", "1KiB",  "0x",
+                                         "1e2", "x10", "++1",  "1,5k",   "0x1.8k" };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(texts); i++) {
+        check_refused(texts[i], "is not a size");
+    }
+}
+
+static void too_large_is_refused(void)
+{
+    check_refused("16E", "too large");
+    check_refused("18446744073709551616", "too large");
+    check_refused("99999999999999999999999999999999", "too large");
+    check_refused("0x10000000000000000", "too large");
+    check_refused("18446744073709551615k", "too large");
+}
+
+static void check_format(uint64_t bytes, const char *expected)
+{
+    g_autofree char *text = size_format(bytes);
+
+    g_assert_cmpstr(text, ==, expected);
+}
+
+static void formats_for_people(void)
+{
+    check_format(0, "0 bytes");
+    check_format(1, "1 byte");
+    check_format(512, "512 bytes");
+    check_format(1023, "1023 bytes");
+    check_format(1024, "1 KiB");
+    check_format(64 * KiB, "64 KiB");
+    check_format(100 * KiB, "100 KiB");
+    check_format(3 * GiB / 2, "1.5 GiB");
+    check_format(1234567, "1.18 MiB");
+    check_format(10 * MiB + 512 * KiB, "10.5 MiB");
+    check_format(TiB, "1 TiB");
+    check_format(UINT64_MAX, "16 EiB");
+}
+
+static void alignment_arithmetic(void)
+{
+    g_assert_true(is_power_of_2(1));
+    g_assert_true(is_power_of_2(UINT64_C(1) << 63));
+    g_assert_false(is_power_of_2(0));
+    g_assert_false(is_power_of_2(6));
+    g_assert_cmpint(align_down(4097, 4096), ==, 4096);
+    g_assert_cmpint(align_up(4097, 4096), ==, 8192);
+    g_assert_cmpint(align_up(8192, 4096), ==, 8192);
+    g_assert_cmpint(align_up(INT64_MAX - 4095, 4096), ==, INT64_MAX - 4095);
+    g_assert_true(is_aligned(8192, 4096));
+    g_assert_false(is_aligned(8193, 4096));
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/size/plain-numbers", plain_numbers);
+    g_test_add_func("/size/suffixes-of-any-case", suffixes_of_any_case);
+    g_test_add_func("/size/fractions-are-exact", fractions_are_exact);
+    g_test_add_func("/size/malformed-text-is-refused", malformed_text_is_refused);
+    g_test_add_func("/size/too-large-is-refused", too_large_is_refused);
+    g_test_add_func("/size/formats-for-people", formats_for_people);
+    g_test_add_func("/size/alignment-arithmetic", alignment_arithmetic);
+    return g_test_run();
+}
