@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Backends: the doors through which requests enter the graph.
+ *
+ * Whoever does I/O from outside (an export, a job, an embedding program, a virtual machine) owns
+ * a BlockBackend on the top node it uses. A request is counted at the door from beginning to end;
+ * draining closes the doors above a node and waits until nobody is inside. A request that
+ * finds its door closed waits in the order of arrival.
+ *
+ * Made, changed and freed on the control plane; request functions are coroutines on any loop.
+ */
+#ifndef MERINO_BLOCK_BACKEND_H
+#define MERINO_BLOCK_BACKEND_H
+
+#include "block/io.h"
+#include "block/node.h"
+#include "util/event-loop.h"
+
+/* `user` says in messages who it is, as "block device 'x'" or "export 'x'". Copied. */
+BlockBackend *backend_new(const char *user, unsigned perm, unsigned shared);
+void backend_free(BlockBackend *backend); /* drains; NULL ok */
+
+bool backend_attach(BlockBackend *backend, BlockNode *node, GError **error);
+void backend_detach(BlockBackend *backend);
+bool backend_set_perm(BlockBackend *backend, unsigned perm, unsigned shared, GError **error);
+
+BlockNode *backend_node(const BlockBackend *backend); /* NULL when detached */
+BlockChild *backend_root(const BlockBackend *backend);
+int64_t backend_size(const BlockBackend *backend);
+
+/* Called on the main thread when the node's size has changed or another node was put in place. */
+void backend_set_change_handler(BlockBackend *backend, void (*fn)(void *opaque), void *opaque);
+
+/* Requests. -EIO for ranges outside of the node, -EPERM for writes without permission. */
+int coroutine_fn backend_co_preadv(BlockBackend *backend, int64_t offset, int64_t bytes,
+                                   IoVector *vec, unsigned flags);
+int coroutine_fn backend_co_pwritev(BlockBackend *backend, int64_t offset, int64_t bytes,
+                                    IoVector *vec, unsigned flags);
+int coroutine_fn backend_co_pwrite_zeroes(BlockBackend *backend, int64_t offset, int64_t bytes,
+                                          unsigned flags);
+int coroutine_fn backend_co_pdiscard(BlockBackend *backend, int64_t offset, int64_t bytes);
+int coroutine_fn backend_co_flush(BlockBackend *backend);
+int coroutine_fn backend_co_block_status_above(BlockBackend *backend, int64_t offset, int64_t bytes,
+                                               BlockStatus *ret_status);
+
+/* For users that do several steps as one request, e.g. a look at bitmaps and status: enter waits
+ * while drained. Requests made inside use block/io.h on backend_root(). */
+void coroutine_fn backend_co_enter(BlockBackend *backend);
+void backend_leave(BlockBackend *backend);
+
+/* All backends: backend_next(NULL) first. Main thread. */
+BlockBackend *backend_next(BlockBackend *previous);
+const char *backend_user(const BlockBackend *backend);
+
+#endif

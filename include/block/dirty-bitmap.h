@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Dirty bitmaps of a disk: which bytes changed while a bitmap was enabled.
+ *
+ * A DirtyBitmap has a name (or none, when internal), a granularity in bytes (a power of two,
+ * BITMAP_MIN_GRANULARITY to BITMAP_MAX_GRANULARITY) and a state. A BitmapList holds the bitmaps of
+ * one disk. Both know bytes and names, never nodes.
+ *
+ * Calling context: bitmap_list_mark() is the write path and may run on any thread, without a lock.
+ * Everything that changes a bitmap's existence, state or contents runs on the control plane
+ * while no write is in flight ("drained"); everything that reads contents may run on any thread
+ * while the control plane keeps the bitmap alive.
+ *
+ * Writes do not mark every bitmap. They mark the list's one epoch bitmap, whose granularity is
+ * that of the finest enabled bitmap; whoever looks at a bitmap's bits, or changes which bitmaps
+ * are enabled, first folds the epoch into every enabled bitmap. So a write costs the same whatever
+ * the number of bitmaps. bitmap_bits() and the verbs below do the folding.
+ */
+#ifndef MERINO_BLOCK_DIRTY_BITMAP_H
+#define MERINO_BLOCK_DIRTY_BITMAP_H
+
+#include "util/hbitmap.h"
+#include "util/undo.h"
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define BITMAP_MIN_GRANULARITY     512
+#define BITMAP_MAX_GRANULARITY     (INT64_C(1) << 31)
+#define BITMAP_DEFAULT_GRANULARITY 65536
+#define BITMAP_MAX_NAME            1023 /* bytes */
+
+typedef struct BitmapList BitmapList;
+typedef struct DirtyBitmap DirtyBitmap;
+
+/* Where persistent bitmaps live; a format hands its table to the list of its disk. Control
+ * plane. `opaque` is the format's. */
+typedef struct BitmapStore {
+    /* Whether a bitmap of this name and granularity could be stored; else an error that says why.
+     */
+    bool (*can_store)(void *opaque, const char *name, int64_t granularity, GError **error);
+    /* Bring the stored bits into the bitmap (deferred loading). */
+    bool (*load)(void *opaque, DirtyBitmap *bitmap, GError **error);
+    /* Write out all persistent bitmaps of the list. */
+    bool (*store)(void *opaque, BitmapList *list, GError **error);
+    /* Remove the stored copy of one bitmap; no error when there is none. */
+    bool (*remove)(void *opaque, const char *name, GError **error);
+} BitmapStore;
+
+/* `owner` is the word used for the disk in messages: the node's name. Copied. */
+BitmapList *bitmap_list_new(const char *owner, int64_t size);
+void bitmap_list_free(BitmapList *list);
+
+/* NULL when the disk cannot keep bitmaps. */
+void bitmap_list_set_store(BitmapList *list, const BitmapStore *store, void *opaque);
+const BitmapStore *bitmap_list_store(const BitmapList *list, void **ret_opaque);
+
+/* The write path: bytes [offset, offset + bytes) were written, zeroed or discarded. */
+void bitmap_list_mark(BitmapList *list, int64_t offset, int64_t bytes);
+
+/* The disk has a new size. New bytes are clean; bits beyond the end are gone. Drained. Refused
+ * (before anything changes) by bitmap_list_check_resize() when a bitmap is busy or cannot
+ * be changed. */
+bool bitmap_list_check_resize(BitmapList *list, int64_t size, GError **error);
+void bitmap_list_resize(BitmapList *list, int64_t size);
+
+/* Newest first, as QMP lists them: bitmap_list_next(list, NULL) is the newest. Includes anonymous
+ * bitmaps. */
+DirtyBitmap *bitmap_list_next(BitmapList *list, DirtyBitmap *previous);
+
+/* By name; NULL when there is none. */
+DirtyBitmap *bitmap_find(BitmapList *list, const char *name);
+
+/*
+ * The verbs. Each checks its arguments and the bitmap's state against one table (state.c) and
+ * fails in QEMU's words. With an `undo` stack the verb takes effect at once and can be
+ * taken back exactly; NULL means that it is final.
+ *
+ * granularity 0 means `default_granularity`, the disk's (its cluster size within 4 KiB and 64 KiB).
+ */
+typedef struct BitmapAddOptions {
+    const char *name; /* NULL: anonymous */
+    int64_t granularity;
+    int64_t default_granularity;
+    bool persistent;
+    bool disabled;
+} BitmapAddOptions;
+
+DirtyBitmap *bitmap_add(BitmapList *list, const BitmapAddOptions *options, UndoStack *undo,
+                        GError **error);
+bool bitmap_remove(DirtyBitmap *bitmap, UndoStack *undo, GError **error);
+bool bitmap_clear(DirtyBitmap *bitmap, UndoStack *undo, GError **error);
+bool bitmap_enable(DirtyBitmap *bitmap, UndoStack *undo, GError **error);
+bool bitmap_disable(DirtyBitmap *bitmap, UndoStack *undo, GError **error);
+
+/* Add what is dirty in any of the `sources` to `target`, all or nothing. Granularities may differ;
+ * sizes must be equal. Sources may be of other lists; theirs must be drained too when enabled. */
+bool bitmap_merge(DirtyBitmap *target, DirtyBitmap *const sources[], size_t n_sources,
+                  UndoStack *undo, GError **error);
+
+/* Properties. Sizes and counts in bytes. */
+const char *bitmap_name(const DirtyBitmap *bitmap);
+BitmapList *bitmap_owner(const DirtyBitmap *bitmap);
+int64_t bitmap_granularity(const DirtyBitmap *bitmap);
+int64_t bitmap_size(const DirtyBitmap *bitmap);
+int64_t bitmap_dirty_bytes(DirtyBitmap *bitmap); /* dirty bits times granularity */
+bool bitmap_is_enabled(const DirtyBitmap *bitmap);
+bool bitmap_is_busy(const DirtyBitmap *bitmap);
+bool bitmap_is_read_only(const DirtyBitmap *bitmap);
+bool bitmap_is_persistent(const DirtyBitmap *bitmap);
+bool bitmap_is_inconsistent(const DirtyBitmap *bitmap);
+char *bitmap_sha256(DirtyBitmap *bitmap); /* hex, of the bits as 64-bit little-endian words */
+
+/* What a user of a bitmap asks of it before using it. Fails in QEMU's words. */
+typedef enum BitmapNeed {
+    BITMAP_NEED_NOT_BUSY = 1 << 0,
+    BITMAP_NEED_WRITABLE = 1 << 1,
+    BITMAP_NEED_CONSISTENT = 1 << 2,
+    BITMAP_NEED_ALL = 7,
+} BitmapNeed;
+
+bool bitmap_check(const DirtyBitmap *bitmap, unsigned needs, GError **error);
+
+/* In use by a job or an export: counted, so that two read-only users may share it. Control plane.
+ */
+void bitmap_hold(DirtyBitmap *bitmap);
+void bitmap_release(DirtyBitmap *bitmap);
+
+/* State set by formats when they load and close. Control plane. */
+void bitmap_set_read_only(DirtyBitmap *bitmap, bool read_only);
+void bitmap_set_persistent(DirtyBitmap *bitmap, bool persistent);
+void bitmap_set_inconsistent(DirtyBitmap *bitmap, const char *reason);
+
+/*
+ * Dirty ranges, in bytes: the first dirty area at or after `offset` and before `end`, cut at `end`
+ * and at `max_bytes`. False when there is none. Any thread, while writes go on.
+ */
+bool bitmap_next_dirty_area(DirtyBitmap *bitmap, int64_t offset, int64_t end, int64_t max_bytes,
+                            int64_t *ret_offset, int64_t *ret_bytes);
+/* Offset of the first dirty / clean byte in [offset, end), or `end`. */
+int64_t bitmap_next_dirty(DirtyBitmap *bitmap, int64_t offset, int64_t end);
+int64_t bitmap_next_clean(DirtyBitmap *bitmap, int64_t offset, int64_t end);
+bool bitmap_get(DirtyBitmap *bitmap, int64_t offset);
+
+/* For jobs and formats: change bits by bytes (outward to whole bits). Any thread. */
+void bitmap_set_range(DirtyBitmap *bitmap, int64_t offset, int64_t bytes);
+void bitmap_reset_range(DirtyBitmap *bitmap, int64_t offset, int64_t bytes);
+
+/* The bits, with every write acknowledged so far folded in. Valid until a verb runs. */
+HBitmap *bitmap_bits(DirtyBitmap *bitmap);
+
+#endif

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a block driver is: a table of functions over one node's state.
+ *
+ * Request functions are coroutines, may run on any event loop and on several at a time, and see a
+ * frozen graph. They return 0 or -errno. They get ranges inside the node (writes never
+ * beyond its size), aligned to limits.request_alignment and no longer than limits.max_*; `vec`
+ * holds exactly `bytes`. A NULL function means what its comment says.
+ *
+ * Control functions run on the main thread while the node is drained (or not yet visible).
+ */
+#ifndef MERINO_BLOCK_DRIVER_H
+#define MERINO_BLOCK_DRIVER_H
+
+#include "block/io.h"
+#include "block/node.h"
+
+typedef struct ReopenState {
+    BlockNode *node;
+    const BlockdevOptions *options; /* borrowed, valid until commit or abort */
+    bool read_only;
+    bool auto_read_only; /* the new option's value */
+    bool cache_direct;
+    bool cache_no_flush;
+    void *driver_data; /* the driver's, from prepare to commit or abort */
+} ReopenState;
+
+struct BlockDriver {
+    const char *name; /* QMP's BlockdevDriver spelling */
+    size_t state_size;
+    bool is_filter;
+    bool is_protocol; /* reaches storage by itself: has no file child */
+
+    /* Open with checked options. Sets size through node_set_size(), limits, filename. On failure
+     * releases all of its own; children that were attached are detached by the caller. */
+    bool (*open)(BlockNode *node, const BlockdevOptions *options, GError **error);
+    void (*close)(BlockNode *node);
+
+    /* NULL: only the common options can be reopened. prepare checks and gets ready; then exactly
+     * one of commit and abort. */
+    bool (*reopen_prepare)(ReopenState *state, UndoStack *undo, GError **error);
+
+    /* How permissions of the parents turn into those on `child`. NULL: by role. */
+    void (*child_perm)(BlockNode *node, BlockChild *child, unsigned perm, unsigned shared,
+                       unsigned *ret_perm, unsigned *ret_shared);
+    /* The sum of the parents' permissions changes: take locks in storage. Pushes its way back
+     * on `undo`. NULL: nothing to do. */
+    bool (*set_perm)(BlockNode *node, unsigned perm, unsigned shared, UndoStack *undo,
+                     GError **error);
+
+    int coroutine_fn (*co_preadv)(BlockNode *node, int64_t offset, int64_t bytes, IoVector *vec,
+                                  unsigned flags);
+    int coroutine_fn (*co_pwritev)(BlockNode *node, int64_t offset, int64_t bytes, IoVector *vec,
+                                   unsigned flags);
+    /* NULL or -ENOTSUP: zeroes are written. */
+    int coroutine_fn (*co_pwrite_zeroes)(BlockNode *node, int64_t offset, int64_t bytes,
+                                         unsigned flags);
+    /* NULL or -ENOTSUP: nothing happens. */
+    int coroutine_fn (*co_pdiscard)(BlockNode *node, int64_t offset, int64_t bytes);
+    /* NULL: the `file` child is flushed. */
+    int coroutine_fn (*co_flush)(BlockNode *node);
+    /* NULL: data everywhere (protocols), or what the filtered child says (filters). Returns
+     * BLOCK_STATUS_* and the length it holds for, at least one byte. */
+    int coroutine_fn (*co_block_status)(BlockNode *node, int64_t offset, int64_t bytes,
+                                        BlockStatus *ret_status);
+    /* Grow or shrink; NULL: passed to the filtered child, else refused. Ends with node_set_size().
+     */
+    int coroutine_fn (*co_truncate)(BlockNode *node, int64_t size, GError **error);
+
+    /* The node's size as storage has it now; NULL: node_size(). For nodes whose child was resized.
+     */
+    void (*refresh_size)(BlockNode *node);
+    /* Limits from the children's, after edges change. NULL: the `file` child's. */
+    void (*refresh_limits)(BlockNode *node);
+
+    /* The frozen view that a copy-before-write node keeps; only such nodes have these. */
+    int coroutine_fn (*co_preadv_snapshot)(BlockNode *node, int64_t offset, int64_t bytes,
+                                           IoVector *vec);
+    int coroutine_fn (*co_snapshot_block_status)(BlockNode *node, int64_t offset, int64_t bytes,
+                                                 BlockStatus *ret_status);
+    int coroutine_fn (*co_pdiscard_snapshot)(BlockNode *node, int64_t offset, int64_t bytes);
+
+    /* Requests of the driver's own making must end / may begin again. NULL: there are none. */
+    void (*drain_begin)(BlockNode *node);
+    void (*drain_end)(BlockNode *node);
+
+    int64_t (*allocated_size)(BlockNode *node); /* bytes or -errno; NULL: the `file` child's */
+    int64_t (*cluster_size)(BlockNode *node);   /* NULL: none (filters: the child's) */
+    /* Format-specific reports; NULL: none. */
+    ImageInfoSpecific *(*specific_info)(BlockNode *node, GError **error);
+};
+
+/* Hand a driver in (block/builtins.c). Tables are static. */
+void driver_register(const BlockDriver *driver);
+const BlockDriver *driver_find(const char *name);
+
+/* For drivers: set the size in bytes, also of the node's bitmaps. Drained or while opening. */
+void node_set_size(BlockNode *node, int64_t size);
+
+#endif
