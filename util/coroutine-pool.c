@@ -97,8 +97,18 @@ static void stack_unmap(Coroutine *co)
     munmap(co->mapping, guard_size() + STACK_SIZE);
 }
 
+/* Have the stacks of this thread dropped when it ends. */
+static void hook_thread_exit(void)
+{
+    if (G_UNLIKELY(!thread_pool_hooked)) {
+        thread_pool_hooked = true;
+        g_private_set(&thread_exit_hook, &thread_pool);
+    }
+}
+
 static void fill_from_reserve(void)
 {
+    hook_thread_exit();
     g_mutex_lock(&reserve_lock);
     while (reserve.n && thread_pool.n < BATCH) {
         list_push(&thread_pool, list_pop(&reserve));
@@ -139,10 +149,7 @@ Coroutine *coroutine_pool_get(void)
 
 void coroutine_pool_put(Coroutine *co)
 {
-    if (G_UNLIKELY(!thread_pool_hooked)) {
-        thread_pool_hooked = true;
-        g_private_set(&thread_exit_hook, &thread_pool);
-    }
+    hook_thread_exit();
     list_push(&thread_pool, co);
     if (G_UNLIKELY(thread_pool.n > THREAD_MAX)) {
         drop_to_reserve(BATCH);

@@ -103,6 +103,7 @@ struct EventLoop {
     int64_t thread_id;
     GThread *thread; /* NULL: the main loop */
     bool stopping;
+    EventLoop *idle_next; /* event-loop.c: in the list of closed loops */
 };
 
 /* Queue `node` on `loop`. Any thread. */
@@ -123,7 +124,7 @@ ssize_t io_request_block(const IoRequest *req);
 /* Finish `req` from the home thread, inside `wait`. */
 void loop_complete(EventLoop *loop, IoRequest *req, ssize_t result);
 
-/* Make `loop` the calling thread's. `error` as usual. */
+/* A new loop of the calling thread; and its end. */
 EventLoop *loop_open(GError **error);
 void loop_close(EventLoop *loop);
 

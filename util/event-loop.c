@@ -17,6 +17,14 @@
 static __thread EventLoop *current_loop __attribute__((tls_model("initial-exec")));
 static _Atomic(EventLoop *) main_loop;
 
+/*
+ * Closed loops, kept with their wake descriptors for the next. A thread whose push has already
+ * been answered may still be on its way to look at `sleeping`, so neither may ever go away; at
+ * worst that thread rouses a later loop for nothing.
+ */
+static GMutex idle_lock;
+static EventLoop *idle_loops;
+
 EventLoop *event_loop_current(void)
 {
     return current_loop;
@@ -52,25 +60,61 @@ static bool backend_open(EventLoop *loop, GError **error)
     return loop->backend->init(loop, error);
 }
 
+static EventLoop *take_idle(void)
+{
+    EventLoop *loop;
+
+    g_mutex_lock(&idle_lock);
+    loop = idle_loops;
+    if (loop) {
+        idle_loops = loop->idle_next;
+    }
+    g_mutex_unlock(&idle_lock);
+    return loop;
+}
+
+static void put_idle(EventLoop *loop)
+{
+    g_mutex_lock(&idle_lock);
+    loop->idle_next = idle_loops;
+    idle_loops = loop;
+    g_mutex_unlock(&idle_lock);
+}
+
+static EventLoop *new_loop(GError **error)
+{
+    int wake_fd = eventfd(0, EFD_CLOEXEC);
+    EventLoop *loop;
+
+    if (wake_fd < 0) {
+        merino_error_errno(error, errno, "Could not create an event descriptor");
+        return NULL;
+    }
+    loop = g_new0(EventLoop, 1);
+    loop->wake_fd = wake_fd;
+    return loop;
+}
+
 EventLoop *loop_open(GError **error)
 {
-    EventLoop *loop = g_new0(EventLoop, 1);
+    EventLoop *loop = take_idle();
 
     g_assert(!current_loop);
-    loop->ready.last = &loop->ready.first;
-    loop->thread_id = gettid();
-    loop->wake_fd = eventfd(0, EFD_CLOEXEC);
-    if (loop->wake_fd < 0) {
-        merino_error_errno(error, errno, "Could not create an event descriptor");
-        g_free(loop);
-        return NULL;
+    if (!loop) {
+        loop = new_loop(error);
+        if (!loop) {
+            return NULL;
+        }
     }
     if (!backend_open(loop, error)) {
-        close(loop->wake_fd);
-        g_free(loop);
+        put_idle(loop);
         return NULL;
     }
+    loop->ready = (ReadyList){ .last = &loop->ready.first };
     loop->timers = g_ptr_array_new();
+    loop->thread_id = gettid();
+    loop->thread = NULL;
+    loop->stopping = false;
     context_init_thread(&loop->thread_context);
     current_loop = loop;
     return loop;
@@ -80,11 +124,11 @@ void loop_close(EventLoop *loop)
 {
     g_assert(loop == current_loop && !loop_has_work(loop) && loop->timers->len == 0);
     loop->backend->done(loop);
-    close(loop->wake_fd);
     g_ptr_array_free(loop->timers, TRUE);
     g_free(loop->traits);
+    loop->traits = NULL;
     current_loop = NULL;
-    g_free(loop);
+    put_idle(loop);
 }
 
 EventLoop *event_loop_main(void)
