@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * HBitmap: searching and comparing.
+ *
+ * A search goes down the tree for each step it takes, and leaves absent and
+ * all-ones units, and lines whose summary bit is 0, in one step (invariant 6 of
+ * hbitmap.c). Searches may run beside writers.
+ */
+#include "hbitmap-internal.h"
+
+#include <string.h>
+
+/* ---- The next set bit ---- */
+
+/* The first set bit of the page at or after `from`, or HB_PAGE_BITS. */
+static unsigned page_next_dirty(HbPage *page, unsigned from)
+{
+    unsigned w = from / 64;
+    uint64_t value = atomic_load(&page->words[w]) & (~UINT64_C(0) << (from % 64));
+
+    for (;;) {
+        if (value) {
+            return w * 64 + __builtin_ctzll(value);
+        }
+        w++;
+        if (w % HB_LINE == 0) {
+            unsigned line = w / HB_LINE;
+            uint64_t left = line < 64 ? atomic_load(&page->summary) >> line : 0;
+            if (!left) {
+                return HB_PAGE_BITS;
+            }
+            w += __builtin_ctzll(left) * HB_LINE;
+        }
+        value = atomic_load(&page->words[w]);
+    }
+}
+
+/* The first set bit of the directory at or after `from`, or HB_DIR_BITS. */
+static unsigned dir_next_dirty(HbDir *dir, unsigned from)
+{
+    unsigned slot = from >> HB_PAGE_BITS_LOG2;
+
+    for (;;) {
+        HbEntry e = atomic_load(&dir->entries[slot]);
+        if (e == HB_ONES) {
+            return from;
+        }
+        if (hb_is_block(e)) {
+            unsigned bit = page_next_dirty(hb_page(e), from % HB_PAGE_BITS);
+            if (bit < HB_PAGE_BITS) {
+                return (slot << HB_PAGE_BITS_LOG2) + bit;
+            }
+        }
+        slot++;
+        if (slot % HB_LINE == 0) {
+            unsigned line = slot / HB_LINE;
+            uint64_t left = line < 64 ? atomic_load(&dir->summary) >> line : 0;
+            if (!left) {
+                return HB_DIR_BITS;
+            }
+            slot += __builtin_ctzll(left) * HB_LINE;
+        }
+        from = slot << HB_PAGE_BITS_LOG2;
+    }
+}
+
+uint64_t hbitmap_next_dirty(const HBitmap *bm, uint64_t start, uint64_t end)
+{
+    g_assert(start <= end && end <= bm->size);
+
+    while (start < end) {
+        uint64_t d = start >> HB_DIR_BITS_LOG2;
+        HbEntry e = atomic_load(&bm->roots[d]);
+        if (e == HB_ONES) {
+            return start;
+        }
+        if (hb_is_block(e)) {
+            unsigned bit = dir_next_dirty(hb_dir(e), start % HB_DIR_BITS);
+            if (bit < HB_DIR_BITS) {
+                return MIN((d << HB_DIR_BITS_LOG2) + bit, end);
+            }
+        }
+        start = hb_next_root(bm, bm->dirty, d + 1) << HB_DIR_BITS_LOG2;
+    }
+    return end;
+}
+
+bool hbitmap_is_empty(const HBitmap *bm)
+{
+    return hbitmap_next_dirty(bm, 0, bm->size) == bm->size;
+}
+
+/* ---- The next clear bit ---- */
+
+static unsigned page_next_clear(HbPage *page, unsigned from)
+{
+    unsigned w = from / 64;
+    uint64_t value = ~atomic_load(&page->words[w]) & (~UINT64_C(0) << (from % 64));
+
+    while (!value) {
+        if (++w == HB_PAGE_WORDS) {
+            return HB_PAGE_BITS;
+        }
+        value = ~atomic_load(&page->words[w]);
+    }
+    return w * 64 + __builtin_ctzll(value);
+}
+
+static unsigned dir_next_clear(HbDir *dir, unsigned from)
+{
+    while (from < HB_DIR_BITS) {
+        unsigned slot = from >> HB_PAGE_BITS_LOG2;
+        HbEntry e = atomic_load(&dir->entries[slot]);
+        if (e == HB_ABSENT) {
+            return from;
+        }
+        if (hb_is_block(e)) {
+            unsigned bit = page_next_clear(hb_page(e), from % HB_PAGE_BITS);
+            if (bit < HB_PAGE_BITS) {
+                return (slot << HB_PAGE_BITS_LOG2) + bit;
+            }
+        }
+        from = (slot + 1) << HB_PAGE_BITS_LOG2;
+    }
+    return HB_DIR_BITS;
+}
+
+uint64_t hbitmap_next_clear(const HBitmap *bm, uint64_t start, uint64_t end)
+{
+    g_assert(start <= end && end <= bm->size);
+
+    while (start < end) {
+        uint64_t d = start >> HB_DIR_BITS_LOG2;
+        HbEntry e = atomic_load(&bm->roots[d]);
+        if (e == HB_ABSENT) {
+            return start;
+        }
+        if (hb_is_block(e)) {
+            unsigned bit = dir_next_clear(hb_dir(e), start % HB_DIR_BITS);
+            if (bit < HB_DIR_BITS) {
+                return MIN((d << HB_DIR_BITS_LOG2) + bit, end);
+            }
+        }
+        start = (d + 1) << HB_DIR_BITS_LOG2;
+    }
+    return end;
+}
+
+/* ---- Runs and ranges ---- */
+
+bool hbitmap_next_dirty_area(const HBitmap *bm, uint64_t start, uint64_t end, uint64_t max_bits,
+                             uint64_t *ret_start, uint64_t *ret_len)
+{
+    g_assert(max_bits > 0);
+    uint64_t first = hbitmap_next_dirty(bm, start, end);
+    if (first == end) {
+        return false;
+    }
+    /* The first bit belongs to the run even if another thread clears it meanwhile. */
+    uint64_t limit = end - first > max_bits ? first + max_bits : end;
+    *ret_start = first;
+    *ret_len = hbitmap_next_clear(bm, first + 1, limit) - first;
+    return true;
+}
+
+HBitmapRangeState hbitmap_range_state(const HBitmap *bm, uint64_t start, uint64_t nbits)
+{
+    hb_assert_range(bm, start, nbits);
+    uint64_t end = start + nbits;
+    uint64_t dirty = hbitmap_next_dirty(bm, start, end);
+    if (dirty == end) {
+        return HBITMAP_CLEAR;
+    }
+    if (dirty == start && hbitmap_next_clear(bm, start, end) == end) {
+        return HBITMAP_SET;
+    }
+    return HBITMAP_MIXED;
+}
+
+/* ---- Comparing (quiescent, so counts are exact) ---- */
+
+static unsigned page_entry_count(HbEntry e)
+{
+    if (hb_is_block(e)) {
+        return atomic_load(&hb_page(e)->count);
+    }
+    return e == HB_ONES ? HB_PAGE_BITS : 0;
+}
+
+static bool page_entries_equal(HbEntry a, HbEntry b)
+{
+    unsigned count = page_entry_count(a);
+
+    if (count != page_entry_count(b)) {
+        return false;
+    }
+    if (count == 0 || count == HB_PAGE_BITS || hb_page(a) == hb_page(b)) {
+        return true;
+    }
+    return memcmp(hb_words(hb_page(a)), hb_words(hb_page(b)), sizeof(hb_page(a)->words)) == 0;
+}
+
+static bool dir_entries_equal(HbEntry a, HbEntry b)
+{
+    if (a == b || (hb_is_block(a) && hb_dir(a) == hb_dir(b))) {
+        return true;
+    }
+    for (int i = 0; i < HB_DIR_ENTRIES; i++) {
+        HbEntry page_a = hb_is_block(a) ? atomic_load(&hb_dir(a)->entries[i]) : a;
+        HbEntry page_b = hb_is_block(b) ? atomic_load(&hb_dir(b)->entries[i]) : b;
+        if (!page_entries_equal(page_a, page_b)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool hbitmap_equal(const HBitmap *a, const HBitmap *b)
+{
+    if (a->size != b->size) {
+        return false;
+    }
+    uint64_t d = 0;
+    for (;;) {
+        uint64_t next_a = hb_next_root(a, a->dirty, d), next_b = hb_next_root(b, b->dirty, d);
+        d = MIN(next_a, next_b);
+        if (d == a->n_roots) {
+            return true;
+        }
+        if (!dir_entries_equal(atomic_load(&a->roots[d]), atomic_load(&b->roots[d]))) {
+            return false;
+        }
+        d++;
+    }
+}
