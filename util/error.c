@@ -2,6 +2,7 @@
 #include "util/error.h"
 
 #include <stdarg.h>
+#include <string.h>
 
 G_DEFINE_QUARK(merino - error, merino_error)
 
@@ -38,6 +39,28 @@ void merino_error_class(GError **error, MerinoErrorClass error_class, const char
     va_start(args, format);
     set_error(error, error_class, g_strdup_vprintf(format, args));
     va_end(args);
+}
+
+void merino_error_hint(GError **error, const char *format, ...)
+{
+    g_autofree char *hint = NULL;
+    char *message;
+    va_list args;
+
+    if (!error || !*error) {
+        return;
+    }
+    va_start(args, format);
+    hint = g_strdup_vprintf(format, args);
+    va_end(args);
+    message = g_strconcat((*error)->message, "\n", hint, NULL);
+    g_free((*error)->message);
+    (*error)->message = message;
+}
+
+char *merino_error_text(const GError *error)
+{
+    return g_strndup(error->message, strcspn(error->message, "\n"));
 }
 
 const char *merino_error_class_name(const GError *error)

@@ -35,6 +35,13 @@ void merino_error_errno(GError **error, int err, const char *format, ...) G_GNUC
 void merino_error_class(GError **error, MerinoErrorClass error_class, const char *format, ...)
     G_GNUC_PRINTF(3, 4);
 
+/* Add a line of advice to an error that is set, for people at a terminal. It follows the message
+ * after a newline; QMP does not carry it. */
+void merino_error_hint(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
+
+/* The message without hints: the first line. Caller frees. */
+char *merino_error_text(const GError *error);
+
 /* The QMP spelling of an error's class; GErrors of foreign domains are GenericError. */
 const char *merino_error_class_name(const GError *error);
 
