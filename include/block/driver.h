@@ -29,7 +29,13 @@ struct BlockDriver {
     const char *name; /* QMP's BlockdevDriver spelling */
     size_t state_size;
     bool is_filter;
-    bool is_protocol; /* reaches storage by itself: has no file child */
+    bool is_protocol;        /* reaches storage by itself: has no file child */
+    bool reports_dirty_flag; /* queries say whether the image is dirty */
+    bool pins_children; /* means just the nodes it was opened on: filters are never put between */
+
+    /* Options of its own, beyond the common ones and the children, that blockdev-reopen may
+     * change; ends with NULL. NULL: none. */
+    const char *const *reopen_options;
 
     /* Open with checked options. Sets size through node_set_size(), limits, filename. On failure
      * releases all of its own; children that were attached are detached by the caller. */
@@ -70,7 +76,8 @@ struct BlockDriver {
     /* The node's size as storage has it now; NULL: node_size(). For nodes whose child was resized.
      */
     void (*refresh_size)(BlockNode *node);
-    /* Limits from the children's, after edges change. NULL: the `file` child's. */
+    /* Limits from the children's, after opening and when they change. NULL: the `file` child's, or
+     * what open set when there is none. */
     void (*refresh_limits)(BlockNode *node);
 
     /* The frozen view that a copy-before-write node keeps; only such nodes have these. */

@@ -48,8 +48,8 @@ typedef struct BlockChild {
     BlockBackend *backend; /* or NULL: exactly one of the two is the user */
     char *name;            /* "file", "backing", "target", "root" */
     ChildRole role;
-    unsigned perm;
-    unsigned shared;
+    atomic_uint perm; /* BlockPerm bits in use; requests may look at them */
+    unsigned shared;  /* BlockPerm bits that others may use */
 } BlockChild;
 
 typedef struct BlockLimits {
@@ -60,14 +60,18 @@ typedef struct BlockLimits {
     int64_t max_discard;       /* bytes of one discard; 0: no limit */
     int64_t discard_alignment; /* what discards are rounded inwards to */
     int64_t optimal_transfer;  /* a hint for clients; 0: none */
-    unsigned write_flags;      /* REQ_* that co_pwritev does itself */
-    unsigned zero_flags;       /* REQ_* that co_pwrite_zeroes does itself */
+    unsigned read_flags;  /* REQ_* that co_preadv understands; `vec` is NULL for REQ_PREFETCH */
+    unsigned write_flags; /* REQ_* that co_pwritev does itself */
+    unsigned zero_flags;  /* REQ_* that co_pwrite_zeroes does itself */
 } BlockLimits;
 
 struct BlockNode {
     char *node_name;
     const BlockDriver *driver;
-    void *state; /* the driver's, driver->state_size zeroed bytes */
+    void *state;              /* the driver's, driver->state_size zeroed bytes */
+    BlockdevOptions *options; /* as they were given last */
+    BlockNode *inherits_from; /* the parent whose options describe this node inline; or NULL */
+    BlockNode *older, *newer; /* the registry's order */
 
     _Atomic int64_t size; /* bytes */
     BlockLimits limits;
@@ -90,6 +94,7 @@ struct BlockNode {
     unsigned refs;
     unsigned perm, shared; /* what all parents together use and share */
     unsigned drain_depth;  /* how many drained sections cover this node */
+    bool driver_quiet;     /* the driver's drain_begin() was called */
 
     struct RequestTracker *tracker; /* overlapping requests (core/tracked.c) */
     _Atomic uint64_t write_count;   /* writes done since opening, for flush elision */
@@ -153,7 +158,7 @@ bool node_replace(BlockNode *from, BlockNode *to, UndoStack *undo, GError **erro
  * them for conflicts. Taken back by `undo`. */
 bool node_refresh_perms(BlockNode *node, UndoStack *undo, GError **error);
 
-/* Whether somebody uses the node in a way that `user` would disturb; fails in QEMU's words. */
+/* Whether `to` is `from` or somewhere below it. */
 bool node_reaches(const BlockNode *from, const BlockNode *to);
 
 /* --- drain (block/core/drain.c states the rule) --- */

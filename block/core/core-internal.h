@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the files of block/core share among themselves and show to nobody else.
+ *
+ * All of it is control plane: the main thread, outside coroutines, unless said otherwise.
+ */
+#ifndef MERINO_BLOCK_CORE_INTERNAL_H
+#define MERINO_BLOCK_CORE_INTERNAL_H
+
+#include "block/backend.h"
+#include "block/driver.h"
+#include "block/node.h"
+
+/* --- backends (backend.c) --- */
+
+struct BlockBackend {
+    char *user;
+    unsigned perm, shared; /* what is asked of the node, also while there is none */
+    BlockChild *root;      /* NULL when detached */
+    void (*change_fn)(void *opaque);
+    void *change_opaque;
+    BlockBackend *older, *newer; /* the list of all backends */
+
+    /* The door: DOOR_CLOSED times the number of drained sections that keep it closed, plus the
+     * number of requests inside (drain.c states the rules). */
+    _Atomic uint64_t door;
+    GMutex lock;     /* guards `waiting` */
+    CoQueue waiting; /* requests that found the door closed */
+};
+
+#define DOOR_CLOSED (UINT64_C(1) << 32)
+
+void door_close(BlockBackend *backend);
+void door_open(BlockBackend *backend);
+bool door_is_idle(BlockBackend *backend); /* nobody inside */
+void door_wait_idle(BlockBackend *backend);
+
+void backend_notify_change(BlockBackend *backend);
+
+/* --- drain (drain.c) --- */
+
+/* Covers everything that `nodes` reach as well: for changes that go down the graph. */
+DrainSection *drain_begin_below(BlockNode *const nodes[], size_t n);
+
+/* Drop the drained section when `undo` ends, after everything is committed or taken back. */
+void drain_end_with(DrainSection *section, UndoStack *undo);
+
+/* A new edge: open sections that cover its node cover its parent from now on. */
+void drain_edge_added(BlockChild *edge);
+/* The backend or node is about to be freed: open sections forget it. */
+void drain_forget_backend(BlockBackend *backend);
+void drain_forget_node(BlockNode *node);
+
+/* --- nodes (node.c) --- */
+
+/* Whether the name may be given to a new node, in QEMU's words. */
+bool node_check_name(const char *node_name, GError **error);
+
+/* A node without driver state that is in nobody's list yet; `node_name` NULL: an automatic one. */
+BlockNode *node_new(const BlockDriver *driver, const char *node_name);
+/* Put it in the registry; false when its name was taken meanwhile. */
+bool node_register(BlockNode *node, GError **error);
+bool node_is_listed(const BlockNode *node);
+/* Close (when `opened`), detach children, leave the registry, free. */
+void node_destroy(BlockNode *node, bool opened);
+
+/* --- edges (edge.c) --- */
+
+/* An edge and its reference, without permissions; exactly one of parent and backend is given. */
+BlockChild *edge_new(BlockNode *parent, BlockBackend *backend, BlockNode *node, const char *name,
+                     ChildRole role);
+/* Leave the graph and drop the reference; permissions are the caller's business. */
+void edge_free(BlockChild *edge);
+
+/* Point the edge elsewhere, taken back by `undo`; permissions are the caller's business. */
+void edge_move(BlockChild *edge, BlockNode *node, UndoStack *undo);
+
+/* "node 'x'" or the backend's words. Caller frees. */
+char *edge_user(const BlockChild *edge);
+
+/* Fails when `node` as `name` child of `parent` would close a circle. */
+bool edge_check_cycle(const BlockNode *parent, const BlockNode *node, const char *name,
+                      GError **error);
+
+/* The child of that name; NULL when there is none. */
+BlockChild *node_find_child(const BlockNode *node, const char *name);
+
+/* Everything that `nodes` reach, themselves included, parents before their children. */
+GPtrArray *graph_descendants(BlockNode *const nodes[], size_t n);
+
+/* Take over limits, size and file name from the children, here and above. Drained or opening. */
+void node_refresh(BlockNode *node);
+/* The same when `undo` commits. */
+void node_refresh_with(BlockNode *node, UndoStack *undo);
+
+/* --- permissions (perm.c) --- */
+
+/* Compute and check the permissions of `nodes` and of everything beneath. The nodes whose sums
+ * change are drained or were not in use. With `undo` NULL it is final. */
+bool perm_refresh(BlockNode *const nodes[], size_t n, UndoStack *undo, GError **error);
+
+/* --- options (options.c) --- */
+
+/* The options that every driver has. */
+typedef struct CommonOptions {
+    bool read_only;
+    bool auto_read_only;
+    bool force_share;
+    bool discard_unmap;
+    bool cache_direct;
+    bool cache_no_flush;
+    BlockdevDetectZeroesOptions detect_zeroes;
+} CommonOptions;
+
+/* The common options in force: given ones, else those of `parent` (NULL: none) for an inline
+ * child in `role`, else defaults. Fails on combinations that contradict. */
+bool common_options_resolve(const BlockdevOptions *options, const CommonOptions *parent,
+                            ChildRole role, CommonOptions *ret, GError **error);
+void common_options_of(const BlockNode *node, CommonOptions *ret);
+void common_options_apply(BlockNode *node, const CommonOptions *common);
+
+/* The members of BlockdevOptions that belong to the driver alone. */
+typedef struct OptionIter {
+    const QapiType *branch; /* NULL: the driver has none */
+    const char *base;
+    size_t next;
+    const QapiMember *member;
+    const BlockdevRef *child; /* what a member that describes a child says; else NULL */
+    bool is_child;
+} OptionIter;
+
+void option_iter_init(OptionIter *iter, const BlockdevOptions *options);
+bool option_iter_next(OptionIter *iter);
+/* The child that `options` name or describe as `name`; NULL when they do not. */
+const BlockdevRef *options_child(const BlockdevOptions *options, const char *name);
+
+/* --- file names (filename.c) --- */
+
+/* What queries show for the node: a plain name, or "json:{...}". */
+void node_refresh_filename(BlockNode *node);
+
+#endif

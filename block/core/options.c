@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The options that every node has: read-only, auto-read-only, cache, discard, force-share and
+ * detect-zeroes.
+ *
+ * A node that is described inline, as the child of another, takes over what it is not told:
+ * read-only, auto-read-only, cache and force-share from its parent (a backing file is always
+ * read-only), while discards are passed on, because the parent already decided about them.
+ */
+#include "core-internal.h"
+#include "util/error.h"
+
+static void defaults(const CommonOptions *parent, ChildRole role, CommonOptions *ret)
+{
+    *ret = (CommonOptions){ .detect_zeroes = BLOCKDEV_DETECT_ZEROES_OPTIONS_OFF };
+    if (!parent) {
+        return;
+    }
+    ret->cache_direct = parent->cache_direct;
+    ret->cache_no_flush = parent->cache_no_flush;
+    ret->force_share = parent->force_share;
+    ret->discard_unmap = true;
+    if (role == CHILD_COW) {
+        ret->read_only = true;
+    } else {
+        ret->read_only = parent->read_only;
+        ret->auto_read_only = parent->auto_read_only;
+    }
+}
+
+static bool check(const CommonOptions *common, GError **error)
+{
+    if (common->detect_zeroes == BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP && !common->discard_unmap) {
+        merino_error(error, "setting detect-zeroes to unmap is not allowed without setting discard "
+                            "operation to unmap");
+        return false;
+    }
+    if (common->force_share && !common->read_only) {
+        merino_error(error, "force-share=on can only be used with read-only images");
+        return false;
+    }
+    return true;
+}
+
+bool common_options_resolve(const BlockdevOptions *options, const CommonOptions *parent,
+                            ChildRole role, CommonOptions *ret, GError **error)
+{
+    CommonOptions common;
+
+    defaults(parent, role, &common);
+    if (options->has_read_only) {
+        common.read_only = options->read_only;
+    }
+    if (options->has_auto_read_only) {
+        common.auto_read_only = options->auto_read_only;
+    }
+    if (options->has_force_share) {
+        common.force_share = options->force_share;
+    }
+    if (options->has_discard) {
+        common.discard_unmap = options->discard == BLOCKDEV_DISCARD_OPTIONS_UNMAP;
+    }
+    if (options->has_detect_zeroes) {
+        common.detect_zeroes = options->detect_zeroes;
+    }
+    if (options->cache && options->cache->has_direct) {
+        common.cache_direct = options->cache->direct;
+    }
+    if (options->cache && options->cache->has_no_flush) {
+        common.cache_no_flush = options->cache->no_flush;
+    }
+    if (!check(&common, error)) {
+        return false;
+    }
+    *ret = common;
+    return true;
+}
+
+void common_options_of(const BlockNode *node, CommonOptions *ret)
+{
+    *ret = (CommonOptions){
+        .read_only = node->read_only,
+        .auto_read_only = node->auto_read_only,
+        .force_share = node->force_share,
+        .discard_unmap = node->discard_unmap,
+        .cache_direct = node->cache_direct,
+        .cache_no_flush = node->cache_no_flush,
+        .detect_zeroes = node->detect_zeroes,
+    };
+}
+
+void common_options_apply(BlockNode *node, const CommonOptions *common)
+{
+    node->read_only = common->read_only;
+    node->auto_read_only = common->auto_read_only;
+    node->force_share = common->force_share;
+    node->discard_unmap = common->discard_unmap;
+    node->cache_direct = common->cache_direct;
+    node->cache_no_flush = common->cache_no_flush;
+    node->detect_zeroes = common->detect_zeroes;
+}
+
+/* --- the driver's own --- */
+
+void option_iter_init(OptionIter *iter, const BlockdevOptions *options)
+{
+    const QapiType *type = &qapi_type_BlockdevOptions;
+
+    *iter = (OptionIter){
+        .branch = type->as.object.branches[options->driver],
+        .base = (const char *)options + type->as.object.u_offset,
+    };
+}
+
+bool option_iter_next(OptionIter *iter)
+{
+    if (!iter->branch || iter->next == iter->branch->as.object.n_members) {
+        return false;
+    }
+    iter->member = &iter->branch->as.object.members[iter->next++];
+    iter->is_child = iter->member->type == &qapi_type_BlockdevRef;
+    iter->child = NULL;
+    if (iter->is_child) {
+        memcpy(&iter->child, iter->base + iter->member->offset, sizeof(iter->child));
+    }
+    return true;
+}
+
+const BlockdevRef *options_child(const BlockdevOptions *options, const char *name)
+{
+    OptionIter iter;
+
+    option_iter_init(&iter, options);
+    while (option_iter_next(&iter)) {
+        if (iter.is_child && strcmp(iter.member->name, name) == 0) {
+            return iter.child;
+        }
+    }
+    return NULL;
+}

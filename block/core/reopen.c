@@ -1,0 +1,378 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * blockdev-reopen: new options for nodes that are in use, all or nothing.
+ *
+ * The options given are the full set: what is left out goes back to its default, and what cannot be
+ * changed must be given as before. Common options may change, children that are referenced by
+ * name may be exchanged, and drivers say which of their own options may change.
+ *
+ * The steps, each on one undo stack, with all nodes and everything beneath drained:
+ *   1. queue the nodes named, and the children they describe inline;
+ *   2. for each, check what may not change, exchange children, apply common options, and let the
+ *      driver prepare its own;
+ *   3. compute permissions over all of it, which is where users that cannot bear the change refuse;
+ *   4. on commit: drivers first, then what parents take over from their children.
+ */
+#include "core-internal.h"
+#include "qapi/codec.h"
+#include "util/error.h"
+
+#include <jansson.h>
+
+/* One node that is to be reopened. */
+typedef struct Reopen {
+    BlockNode *node;
+    const BlockdevOptions *options; /* borrowed from the command or from the node itself */
+    BlockdevOptions *new_options;   /* a copy for the node to keep */
+    CommonOptions old, new;
+    ReopenState state;
+} Reopen;
+
+typedef struct ReopenQueue {
+    GPtrArray *entries; /* of Reopen *, parents before the children that they describe */
+} ReopenQueue;
+
+/* --- the queue --- */
+
+static Reopen *queue_find(const ReopenQueue *queue, const BlockNode *node)
+{
+    for (guint i = 0; i < queue->entries->len; i++) {
+        Reopen *reopen = g_ptr_array_index(queue->entries, i);
+
+        if (reopen->node == node) {
+            return reopen;
+        }
+    }
+    return NULL;
+}
+
+static void queue_add(ReopenQueue *queue, BlockNode *node, const BlockdevOptions *options);
+
+static bool ref_is(const BlockdevRef *ref, const BlockNode *node)
+{
+    return ref->type == BLOCKDEV_REF_TYPE_REFERENCE &&
+           strcmp(ref->u.reference, node->node_name) == 0;
+}
+
+/* Children that are described inline follow their parent, with what is said of them now or, when
+ * they are only mentioned by name, with what was said before. */
+static void queue_inline_children(ReopenQueue *queue, BlockNode *node,
+                                  const BlockdevOptions *options)
+{
+    for (guint i = 0; i < node->children->len; i++) {
+        BlockChild *edge = g_ptr_array_index(node->children, i);
+        const BlockdevRef *ref = options_child(options, edge->name);
+
+        if (edge->node->inherits_from != node) {
+            continue;
+        }
+        if (ref && ref->type == BLOCKDEV_REF_TYPE_DEFINITION) {
+            queue_add(queue, edge->node, ref->u.definition);
+        } else if (!queue_find(queue, edge->node) && (!ref || ref_is(ref, edge->node))) {
+            queue_add(queue, edge->node, edge->node->options);
+        }
+    }
+}
+
+/* What is said later about a node already queued replaces what was said before. */
+static void queue_add(ReopenQueue *queue, BlockNode *node, const BlockdevOptions *options)
+{
+    Reopen *reopen = queue_find(queue, node);
+
+    if (!reopen) {
+        reopen = g_new0(Reopen, 1);
+        reopen->node = node;
+        g_ptr_array_add(queue->entries, reopen);
+    }
+    reopen->options = options;
+    queue_inline_children(queue, node, options);
+}
+
+static bool queue_fill(ReopenQueue *queue, const BlockdevOptionsList *list, GError **error)
+{
+    for (size_t i = 0; i < list->len; i++) {
+        const BlockdevOptions *options = list->items[i];
+        BlockNode *node;
+
+        if (!options->node_name) {
+            merino_error(error, "node-name not specified");
+            return false;
+        }
+        node = node_find(options->node_name);
+        if (!node) {
+            merino_error(error, "Failed to find node with node-name='%s'", options->node_name);
+            return false;
+        }
+        queue_add(queue, node, options);
+    }
+    return true;
+}
+
+/* --- what may not change --- */
+
+static bool is_reopen_option(const BlockDriver *driver, const char *name)
+{
+    return driver->reopen_options &&
+           g_strv_contains((const gchar *const *)driver->reopen_options, name);
+}
+
+static bool check_same(const json_t *before, const json_t *after, const char *name, GError **error)
+{
+    if (!before && !after) {
+        return true;
+    }
+    if (!after) {
+        merino_error(error, "Option '%s' cannot be reset to its default value", name);
+        return false;
+    }
+    if (!before || !json_equal(before, after)) {
+        merino_error(error, "Cannot change the option '%s'", name);
+        return false;
+    }
+    return true;
+}
+
+static bool check_unchanged(const Reopen *reopen, GError **error)
+{
+    json_t *before = qapi_encode(&qapi_type_BlockdevOptions, reopen->node->options);
+    json_t *after = qapi_encode(&qapi_type_BlockdevOptions, reopen->options);
+    OptionIter iter;
+    bool ok = check_same(json_object_get(before, "driver"), json_object_get(after, "driver"),
+                         "driver", error) &&
+              check_same(json_object_get(before, "force-share"),
+                         json_object_get(after, "force-share"), "force-share", error);
+
+    option_iter_init(&iter, reopen->options);
+    while (ok && option_iter_next(&iter)) {
+        const char *name = iter.member->name;
+
+        ok = iter.is_child || is_reopen_option(reopen->node->driver, name) ||
+             check_same(json_object_get(before, name), json_object_get(after, name), name, error);
+    }
+    json_decref(before);
+    json_decref(after);
+    return ok;
+}
+
+static bool check_name(const Reopen *reopen, GError **error)
+{
+    const char *name = reopen->options->node_name;
+
+    if (name && strcmp(name, reopen->node->node_name) != 0) {
+        merino_error(error, "Cannot change the option 'node-name'");
+        return false;
+    }
+    return true;
+}
+
+/* --- children --- */
+
+static bool exchange_child(BlockNode *node, BlockChild *child, const char *new_name,
+                           UndoStack *undo, GError **error)
+{
+    BlockNode *new_node = node_lookup(new_name, error);
+    int64_t size;
+
+    if (!new_node || !edge_check_cycle(node, new_node, child->name, error)) {
+        return false;
+    }
+    size = node_size(new_node);
+    if (size != node_size(child->node) && child == node->file &&
+        !bitmap_list_check_resize(node->bitmaps, size, error)) {
+        return false;
+    }
+    drain_end_with(drain_begin_below(&new_node, 1), undo);
+    edge_move(child, new_node, undo);
+    return true;
+}
+
+static bool reopen_child(BlockNode *node, const char *name, const BlockdevRef *ref, UndoStack *undo,
+                         GError **error)
+{
+    BlockChild *child = node_find_child(node, name);
+
+    if (!ref) {
+        if (child) {
+            merino_error(error, "Option '%s' cannot be reset to its default value", name);
+        }
+        return !child;
+    }
+    if (ref->type == BLOCKDEV_REF_TYPE_DEFINITION) {
+        if (!child || child->node->inherits_from != node) {
+            merino_error(error, "Cannot change the option '%s.driver'", name);
+            return false;
+        }
+        return true; /* it is in the queue */
+    }
+    if (!child) {
+        merino_error(error, "Cannot change the option '%s'", name);
+        return false;
+    }
+    return ref_is(ref, child->node) || exchange_child(node, child, ref->u.reference, undo, error);
+}
+
+static bool reopen_children(const Reopen *reopen, UndoStack *undo, GError **error)
+{
+    OptionIter iter;
+
+    option_iter_init(&iter, reopen->options);
+    while (option_iter_next(&iter)) {
+        if (iter.is_child &&
+            !reopen_child(reopen->node, iter.member->name, iter.child, undo, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* --- common options --- */
+
+static void commit_options(void *opaque)
+{
+    Reopen *reopen = opaque;
+
+    blockdev_options_free(reopen->node->options);
+    reopen->node->options = g_steal_pointer(&reopen->new_options);
+}
+
+static void abort_options(void *opaque)
+{
+    Reopen *reopen = opaque;
+
+    common_options_apply(reopen->node, &reopen->old);
+}
+
+static void apply_options(Reopen *reopen, UndoStack *undo)
+{
+    static const UndoOps ops = { .commit = commit_options, .abort = abort_options };
+
+    reopen->new_options = blockdev_options_clone(reopen->options);
+    common_options_of(reopen->node, &reopen->old);
+    common_options_apply(reopen->node, &reopen->new);
+    undo_push(undo, &ops, reopen);
+}
+
+static bool resolve_options(const ReopenQueue *queue, Reopen *reopen, GError **error)
+{
+    BlockNode *parent = reopen->node->inherits_from;
+    Reopen *parent_reopen = parent ? queue_find(queue, parent) : NULL;
+    CommonOptions inherited;
+    ChildRole role = CHILD_OTHER;
+
+    if (parent) {
+        common_options_of(parent, &inherited);
+        if (parent_reopen) {
+            inherited = parent_reopen->new;
+        }
+        for (guint i = 0; i < parent->children->len; i++) {
+            BlockChild *edge = g_ptr_array_index(parent->children, i);
+
+            role = edge->node == reopen->node ? edge->role : role;
+        }
+    }
+    return common_options_resolve(reopen->options, parent ? &inherited : NULL, role, &reopen->new,
+                                  error);
+}
+
+/* --- one node, and all of them --- */
+
+static bool prepare(const ReopenQueue *queue, Reopen *reopen, UndoStack *undo, GError **error)
+{
+    BlockNode *node = reopen->node;
+
+    if (reopen->options->driver == node->options->driver && !node->driver->reopen_prepare) {
+        merino_error(error, "Block format '%s' used by node '%s' does not support reopening files",
+                     node->driver->name, node->node_name);
+        return false;
+    }
+    if (!check_name(reopen, error) || !check_unchanged(reopen, error) ||
+        !resolve_options(queue, reopen, error) || !reopen_children(reopen, undo, error)) {
+        return false;
+    }
+    reopen->state = (ReopenState){
+        .node = node,
+        .options = reopen->options,
+        .read_only = reopen->new.read_only,
+        .auto_read_only = reopen->new.auto_read_only,
+        .cache_direct = reopen->new.cache_direct,
+        .cache_no_flush = reopen->new.cache_no_flush,
+    };
+    if (!node->driver->reopen_prepare(&reopen->state, undo, error)) {
+        return false;
+    }
+    apply_options(reopen, undo);
+    return true;
+}
+
+static GPtrArray *queue_nodes(const ReopenQueue *queue)
+{
+    GPtrArray *nodes = g_ptr_array_new();
+
+    for (guint i = 0; i < queue->entries->len; i++) {
+        Reopen *reopen = g_ptr_array_index(queue->entries, i);
+
+        g_ptr_array_add(nodes, reopen->node);
+    }
+    return nodes;
+}
+
+/* The nodes whose users change: those reopened, and children that were left behind. */
+static GPtrArray *nodes_to_refresh(const ReopenQueue *queue, GPtrArray *before)
+{
+    GPtrArray *nodes = queue_nodes(queue);
+
+    for (guint i = 0; i < before->len; i++) {
+        g_ptr_array_add(nodes, g_ptr_array_index(before, i));
+    }
+    return nodes;
+}
+
+static bool prepare_all(const ReopenQueue *queue, GPtrArray *before, UndoStack *undo,
+                        GError **error)
+{
+    g_autoptr(GPtrArray) refresh = NULL;
+
+    for (guint i = 0; i < queue->entries->len; i++) {
+        if (!prepare(queue, g_ptr_array_index(queue->entries, i), undo, error)) {
+            return false;
+        }
+    }
+    refresh = nodes_to_refresh(queue, before);
+    if (!perm_refresh((BlockNode *const *)refresh->pdata, refresh->len, undo, error)) {
+        return false;
+    }
+    for (guint i = queue->entries->len; i > 0; i--) {
+        Reopen *reopen = g_ptr_array_index(queue->entries, i - 1);
+
+        node_refresh_with(reopen->node, undo);
+    }
+    return true;
+}
+
+static void reopen_free(void *opaque)
+{
+    Reopen *reopen = opaque;
+
+    blockdev_options_free(reopen->new_options);
+    g_free(reopen);
+}
+
+static bool reopen_drained(const ReopenQueue *queue, GError **error)
+{
+    g_autoptr(GPtrArray) nodes = queue_nodes(queue);
+    BlockNode *const *items = (BlockNode *const *)nodes->pdata;
+    g_autoptr(GPtrArray) before = graph_descendants(items, nodes->len);
+    UndoStack *undo = undo_stack_new();
+
+    drain_end_with(drain_begin_below(items, nodes->len), undo);
+    return undo_finish(undo, prepare_all(queue, before, undo, error));
+}
+
+bool node_reopen(const BlockdevOptionsList *options, GError **error)
+{
+    ReopenQueue queue = { g_ptr_array_new_with_free_func(reopen_free) };
+    bool ok = queue_fill(&queue, options, error) && reopen_drained(&queue, error);
+
+    g_ptr_array_unref(queue.entries);
+    return ok;
+}

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * block_resize: a new size for a node, its bitmaps and whatever shows its size above it.
+ *
+ * The command asks for the resize permission like any other user, so whoever cannot bear a size
+ * that changes refuses it. Everything is checked before storage is touched.
+ */
+#include "core-internal.h"
+#include "util/coroutine.h"
+#include "util/error.h"
+#include "util/size.h"
+
+#include <inttypes.h>
+
+/* Sizes stay this far below 2^63, so that rounding up to any alignment cannot overflow. */
+#define SIZE_MAX_BYTES align_down(INT64_MAX, GiB)
+
+/* The size of `node` is going to follow that of its child. */
+static bool follows_child(const BlockNode *node)
+{
+    return node->driver->refresh_size || node_is_filter(node);
+}
+
+static bool check_bitmaps(BlockNode *node, int64_t size, GError **error)
+{
+    if (!bitmap_list_check_resize(node->bitmaps, size, error)) {
+        return false;
+    }
+    for (guint i = 0; i < node->parents->len; i++) {
+        BlockChild *edge = g_ptr_array_index(node->parents, i);
+
+        if (edge->parent && edge == edge->parent->file && follows_child(edge->parent) &&
+            !check_bitmaps(edge->parent, size, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+typedef struct Truncate {
+    BlockChild *child;
+    int64_t size;
+    bool ok;
+    GError **error;
+} Truncate;
+
+static void coroutine_fn truncate_entry(void *opaque)
+{
+    Truncate *truncate = opaque;
+
+    truncate->ok = child_co_truncate(truncate->child, truncate->size, truncate->error) == 0;
+}
+
+static bool truncate_drained(BlockBackend *backend, int64_t size, GError **error)
+{
+    Truncate truncate = { backend->root, size, false, error };
+
+    if (!check_bitmaps(backend->root->node, size, error)) {
+        return false;
+    }
+    coroutine_run(truncate_entry, &truncate);
+    return truncate.ok;
+}
+
+bool node_resize(BlockNode *node, int64_t size, GError **error)
+{
+    BlockBackend *backend;
+    bool ok = false;
+
+    if (size < 0) {
+        merino_error(error, "Parameter 'size' expects a >0 size");
+        return false;
+    }
+    if (size > SIZE_MAX_BYTES) {
+        merino_error(error, "offset(%" PRId64 ") exceeds maximum(%" PRId64 ")", size,
+                     SIZE_MAX_BYTES);
+        return false;
+    }
+    backend = backend_new("an unnamed block device", PERM_RESIZE, PERM_ALL);
+    if (backend_attach(backend, node, error)) {
+        DrainSection *section = drain_begin_below(&node, 1);
+
+        ok = truncate_drained(backend, size, error);
+        drain_end(section);
+    }
+    backend_free(backend);
+    return ok;
+}
