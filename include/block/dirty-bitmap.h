@@ -6,10 +6,11 @@
  * BITMAP_MIN_GRANULARITY to BITMAP_MAX_GRANULARITY) and a state. A BitmapList holds the bitmaps of
  * one disk. Both know bytes and names, never nodes.
  *
- * Calling context: bitmap_list_mark() is the write path and may run on any thread, without a lock.
- * Everything that changes a bitmap's existence, state or contents runs on the control plane
- * while no write is in flight ("drained"); everything that reads contents may run on any thread
- * while the control plane keeps the bitmap alive.
+ * Calling context. bitmap_list_mark() is the write path and may run on any thread, without a lock.
+ * Everything that changes a bitmap's existence, state or contents runs on the control plane, and
+ * while no write is in flight ("drained") when an enabled bitmap is concerned. What is marked
+ * "any thread" below may be called wherever the control plane keeps the bitmap held or otherwise
+ * lets no verb run on it meanwhile.
  *
  * Writes do not mark every bitmap. They mark the list's one epoch bitmap, whose granularity is
  * that of the finest enabled bitmap; whoever looks at a bitmap's bits, or changes which bitmaps
@@ -34,18 +35,23 @@
 typedef struct BitmapList BitmapList;
 typedef struct DirtyBitmap DirtyBitmap;
 
-/* Where persistent bitmaps live; a format hands its table to the list of its disk. Control
- * plane. `opaque` is the format's. */
+/*
+ * Where persistent bitmaps live; a format hands its table to the list of its disk. Control plane.
+ * `opaque` is the format's. While a disk is open for writing, what is in memory is the truth: the
+ * stored copy is marked as in use and is written anew by store() when the disk closes.
+ */
 typedef struct BitmapStore {
     /* Whether a bitmap of this name and granularity could be stored; else an error that says why.
      */
     bool (*can_store)(void *opaque, const char *name, int64_t granularity, GError **error);
-    /* Bring the stored bits into the bitmap (deferred loading). */
-    bool (*load)(void *opaque, DirtyBitmap *bitmap, GError **error);
-    /* Write out all persistent bitmaps of the list. */
+    /* Set in `bits` (all clear, the bitmap's granularity) what is stored of `bitmap`: see
+     * bitmap_set_deferred(). */
+    bool (*load)(void *opaque, const DirtyBitmap *bitmap, HBitmap *bits, GError **error);
+    /* Write out all persistent bitmaps of the list; called by the format or the core at close. */
     bool (*store)(void *opaque, BitmapList *list, GError **error);
-    /* Remove the stored copy of one bitmap; no error when there is none. */
-    bool (*remove)(void *opaque, const char *name, GError **error);
+    /* Remove the stored copy of one bitmap, and put it back if `undo` (may be NULL) says so; no
+     * error when there is none. */
+    bool (*remove)(void *opaque, const char *name, UndoStack *undo, GError **error);
 } BitmapStore;
 
 /* `owner` is the word used for the disk in messages: the node's name. Copied. */
@@ -56,7 +62,11 @@ void bitmap_list_free(BitmapList *list);
 void bitmap_list_set_store(BitmapList *list, const BitmapStore *store, void *opaque);
 const BitmapStore *bitmap_list_store(const BitmapList *list, void **ret_opaque);
 
-/* The write path: bytes [offset, offset + bytes) were written, zeroed or discarded. */
+/*
+ * The write path: bytes [offset, offset + bytes) were written, zeroed or discarded. Called after
+ * the bytes are in place and before the write is acknowledged; what lies beyond the end is ignored.
+ * Any thread.
+ */
 void bitmap_list_mark(BitmapList *list, int64_t offset, int64_t bytes);
 
 /* The disk has a new size. New bytes are clean; bits beyond the end are gone. Drained. Refused
@@ -71,11 +81,15 @@ DirtyBitmap *bitmap_list_next(BitmapList *list, DirtyBitmap *previous);
 
 /* By name; NULL when there is none. */
 DirtyBitmap *bitmap_find(BitmapList *list, const char *name);
+/* The same with QEMU's words: Dirty bitmap 'x' not found. */
+DirtyBitmap *bitmap_lookup(BitmapList *list, const char *name, GError **error);
 
 /*
  * The verbs. Each checks its arguments and the bitmap's state against one table (state.c) and
  * fails in QEMU's words. With an `undo` stack the verb takes effect at once and can be
- * taken back exactly; NULL means that it is final.
+ * taken back exactly; NULL means that it is final. One exception, for QEMU's sake: until its
+ * undo stack is committed a removed bitmap stays listed, refuses every verb as busy, and keeps
+ * its name from being used again.
  *
  * granularity 0 means `default_granularity`, the disk's (its cluster size within 4 KiB and 64 KiB).
  */
@@ -95,7 +109,7 @@ bool bitmap_enable(DirtyBitmap *bitmap, UndoStack *undo, GError **error);
 bool bitmap_disable(DirtyBitmap *bitmap, UndoStack *undo, GError **error);
 
 /* Add what is dirty in any of the `sources` to `target`, all or nothing. Granularities may differ;
- * sizes must be equal. Sources may be of other lists; theirs must be drained too when enabled. */
+ * sizes must be equal. Sources may be of other lists, drained too when the source is enabled. */
 bool bitmap_merge(DirtyBitmap *target, DirtyBitmap *const sources[], size_t n_sources,
                   UndoStack *undo, GError **error);
 
@@ -110,6 +124,7 @@ bool bitmap_is_busy(const DirtyBitmap *bitmap);
 bool bitmap_is_read_only(const DirtyBitmap *bitmap);
 bool bitmap_is_persistent(const DirtyBitmap *bitmap);
 bool bitmap_is_inconsistent(const DirtyBitmap *bitmap);
+const char *bitmap_inconsistent_reason(const DirtyBitmap *bitmap); /* NULL when consistent */
 char *bitmap_sha256(DirtyBitmap *bitmap); /* hex, of the bits as 64-bit little-endian words */
 
 /* What a user of a bitmap asks of it before using it. Fails in QEMU's words. */
@@ -122,15 +137,26 @@ typedef enum BitmapNeed {
 
 bool bitmap_check(const DirtyBitmap *bitmap, unsigned needs, GError **error);
 
-/* In use by a job or an export: counted, so that two read-only users may share it. Control plane.
- */
+/* In use by a job or an export: counted, so that users who know of each other may share it.
+ * A held bitmap refuses every verb. Control plane. */
 void bitmap_hold(DirtyBitmap *bitmap);
 void bitmap_release(DirtyBitmap *bitmap);
 
-/* State set by formats when they load and close. Control plane. */
+/* State set by formats when they load and close. Control plane; bitmap_set_read_only() drained. A
+ * read-only bitmap keeps its bits, whether enabled or not. An inconsistent one counts as clean
+ * and disabled, and can only be removed; `reason` (copied) is for people. */
 void bitmap_set_read_only(DirtyBitmap *bitmap, bool read_only);
 void bitmap_set_persistent(DirtyBitmap *bitmap, bool persistent);
 void bitmap_set_inconsistent(DirtyBitmap *bitmap, const char *reason);
+
+/*
+ * Deferred loading: the stored bits are brought in by the store's load() when somebody first needs
+ * them; what is written meanwhile is added. bitmap_load() does it now, and nothing when it
+ * is done. A bitmap that cannot be loaded becomes inconsistent. Verbs, counts and digests call it
+ * by themselves; whoever holds a bitmap calls it before. Control plane.
+ */
+void bitmap_set_deferred(DirtyBitmap *bitmap);
+bool bitmap_load(DirtyBitmap *bitmap, GError **error);
 
 /*
  * Dirty ranges, in bytes: the first dirty area at or after `offset` and before `end`, cut at `end`
@@ -143,11 +169,12 @@ int64_t bitmap_next_dirty(DirtyBitmap *bitmap, int64_t offset, int64_t end);
 int64_t bitmap_next_clean(DirtyBitmap *bitmap, int64_t offset, int64_t end);
 bool bitmap_get(DirtyBitmap *bitmap, int64_t offset);
 
-/* For jobs and formats: change bits by bytes (outward to whole bits). Any thread. */
+/* For jobs and formats, by bytes: set the bits that the range touches; clear those that lie wholly
+ * in it (the last bit ends where the disk ends). Any thread. */
 void bitmap_set_range(DirtyBitmap *bitmap, int64_t offset, int64_t bytes);
 void bitmap_reset_range(DirtyBitmap *bitmap, int64_t offset, int64_t bytes);
 
-/* The bits, with every write acknowledged so far folded in. Valid until a verb runs. */
+/* The bits, with every write acknowledged so far folded in. Valid until a verb runs. Any thread. */
 HBitmap *bitmap_bits(DirtyBitmap *bitmap);
 
 #endif

@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The bitmaps of a disk, and how writes come into them.
+ *
+ * Invariants (a bitmap "records" when it is enabled and may change):
+ *
+ *  1. The epoch exists exactly when some bitmap records, and has the granularity of the finest that
+ *     does. So a write costs one look and at most one OR, and nothing where nothing records. (While
+ *     a transaction is undecided the epoch may be finer than that, so that undo needs no memory.)
+ *  2. A write that was marked is in the epoch or in every recording bitmap. A fold moves it from
+ *     one to the other; two folds never run at once.
+ *  3. A bitmap that does not record gets nothing from the epoch: whoever changes the set of
+ *     recording bitmaps folds first, while no write is in flight.
+ */
+#include "bitmap-internal.h"
+#include "util/error.h"
+
+#include <string.h>
+
+uint64_t bitmap_size_bits(int64_t size, int shift)
+{
+    uint64_t bytes = size;
+
+    return (bytes + (UINT64_C(1) << shift) - 1) >> shift;
+}
+
+BitmapList *bitmap_list_new(const char *owner, int64_t size)
+{
+    BitmapList *list = g_new0(BitmapList, 1);
+
+    list->owner = g_strdup(owner);
+    list->size = size;
+    g_queue_init(&list->bitmaps);
+    g_mutex_init(&list->lock);
+    return list;
+}
+
+void bitmap_list_free(BitmapList *list)
+{
+    if (!list) {
+        return;
+    }
+    while (list->bitmaps.head) {
+        list_take_out(list->bitmaps.head->data);
+    }
+    hbitmap_free(list->epoch);
+    g_free(list->recording);
+    g_free(list->fold_shift);
+    g_mutex_clear(&list->lock);
+    g_free(list->owner);
+    g_free(list);
+}
+
+void bitmap_list_set_store(BitmapList *list, const BitmapStore *store, void *opaque)
+{
+    list->store = store;
+    list->store_opaque = opaque;
+}
+
+const BitmapStore *bitmap_list_store(const BitmapList *list, void **ret_opaque)
+{
+    *ret_opaque = list->store_opaque;
+    return list->store;
+}
+
+/* --- membership --- */
+
+DirtyBitmap *bitmap_ref(DirtyBitmap *bitmap)
+{
+    bitmap->refs++;
+    return bitmap;
+}
+
+void bitmap_unref(DirtyBitmap *bitmap)
+{
+    if (--bitmap->refs) {
+        return;
+    }
+    hbitmap_free(bitmap->bits);
+    g_free(bitmap->reason);
+    g_free(bitmap->name);
+    g_free(bitmap);
+}
+
+void list_insert(BitmapList *list, DirtyBitmap *bitmap)
+{
+    bitmap->list = list;
+    bitmap->link.data = bitmap;
+    g_queue_push_head_link(&list->bitmaps, &bitmap->link);
+}
+
+void list_take_out(DirtyBitmap *bitmap)
+{
+    g_queue_unlink(&bitmap->list->bitmaps, &bitmap->link);
+    bitmap->list = NULL;
+    bitmap->records = false;
+    bitmap_unref(bitmap);
+}
+
+DirtyBitmap *bitmap_list_next(BitmapList *list, DirtyBitmap *previous)
+{
+    GList *link = previous ? previous->link.next : list->bitmaps.head;
+
+    return link ? link->data : NULL;
+}
+
+DirtyBitmap *bitmap_find(BitmapList *list, const char *name)
+{
+    DirtyBitmap *bitmap = NULL;
+
+    while ((bitmap = bitmap_list_next(list, bitmap))) {
+        if (bitmap->name && !strcmp(bitmap->name, name)) {
+            return bitmap;
+        }
+    }
+    return NULL;
+}
+
+DirtyBitmap *bitmap_lookup(BitmapList *list, const char *name, GError **error)
+{
+    DirtyBitmap *bitmap = bitmap_find(list, name);
+
+    if (!bitmap) {
+        merino_error(error, "Dirty bitmap '%s' not found", name);
+    }
+    return bitmap;
+}
+
+/* --- the epoch --- */
+
+void bitmap_list_mark(BitmapList *list, int64_t offset, int64_t bytes)
+{
+    int64_t end;
+    uint64_t first;
+
+    if (!list->epoch || bytes <= 0 || offset >= list->size) {
+        return;
+    }
+    end = MIN(bytes, list->size - offset) + offset;
+    first = (uint64_t)offset >> list->epoch_shift;
+    hbitmap_set(list->epoch, first, bitmap_size_bits(end, list->epoch_shift) - first);
+}
+
+static void fold(BitmapList *list)
+{
+    if (list->epoch) {
+        hbitmap_fold(list->epoch, list->recording, list->fold_shift, list->n_recording);
+    }
+}
+
+void list_lock_folded(BitmapList *list)
+{
+    g_mutex_lock(&list->lock);
+    fold(list);
+}
+
+void list_unlock(BitmapList *list)
+{
+    g_mutex_unlock(&list->lock);
+}
+
+HBitmap *bitmap_bits(DirtyBitmap *bitmap)
+{
+    if (atomic_load_explicit(&bitmap->records, memory_order_acquire)) {
+        list_lock_folded(bitmap->list);
+        list_unlock(bitmap->list);
+    }
+    return bitmap->bits;
+}
+
+static bool should_record(const DirtyBitmap *bitmap)
+{
+    return bitmap->state.enabled && !bitmap->state.read_only && !bitmap->state.inconsistent;
+}
+
+/* The shift of the finest bitmap that should record, and how many there are. */
+static int finest_shift(BitmapList *list, size_t *ret_n)
+{
+    DirtyBitmap *bitmap = NULL;
+    int shift = INT_MAX;
+    size_t n = 0;
+
+    while ((bitmap = bitmap_list_next(list, bitmap))) {
+        if (should_record(bitmap)) {
+            shift = MIN(shift, bitmap->shift);
+            n++;
+        }
+    }
+    *ret_n = n;
+    return shift;
+}
+
+/*
+ * Replace the epoch, just folded, by one of the finest recording granularity, where it is too
+ * coarse or, with `trim`, finer than it needs to be. No memory for a coarser one is no failure.
+ */
+static bool replace_epoch(BitmapList *list, size_t n, int shift, bool trim, GError **error)
+{
+    bool too_coarse = n && (!list->epoch || list->epoch_shift > shift);
+    bool too_fine = list->epoch && (!n || list->epoch_shift < shift);
+    HBitmap *epoch = NULL;
+
+    if (!too_coarse && !(too_fine && trim)) {
+        return true;
+    }
+    if (n) {
+        epoch = hbitmap_new(bitmap_size_bits(list->size, shift), too_coarse ? error : NULL);
+        if (!epoch) {
+            return !too_coarse;
+        }
+    }
+    hbitmap_free(list->epoch);
+    list->epoch = epoch;
+    list->epoch_shift = shift;
+    return true;
+}
+
+static void collect_recording(BitmapList *list, size_t n)
+{
+    DirtyBitmap *bitmap = NULL;
+    size_t i = 0;
+
+    list->recording = g_renew(HBitmap *, list->recording, n);
+    list->fold_shift = g_renew(int, list->fold_shift, n);
+    list->n_recording = n;
+    while ((bitmap = bitmap_list_next(list, bitmap))) {
+        bool records = should_record(bitmap);
+
+        atomic_store_explicit(&bitmap->records, records, memory_order_release);
+        if (records) {
+            list->recording[i] = bitmap->bits;
+            list->fold_shift[i] = list->epoch_shift - bitmap->shift;
+            i++;
+        }
+    }
+}
+
+bool list_update_recording(BitmapList *list, bool trim, GError **error)
+{
+    size_t n;
+    int shift = finest_shift(list, &n);
+    bool ok;
+
+    list_lock_folded(list);
+    ok = replace_epoch(list, n, shift, trim, error);
+    if (ok) {
+        collect_recording(list, n);
+    }
+    list_unlock(list);
+    return ok;
+}
+
+/* --- size --- */
+
+bool bitmap_list_check_resize(BitmapList *list, int64_t size, GError **error)
+{
+    for (GList *link = list->bitmaps.tail; link; link = link->prev) {
+        DirtyBitmap *bitmap = link->data;
+
+        if (!bitmap_may(bitmap, BITMAP_VERB_RESIZE, error) || !bitmap_load(bitmap, error)) {
+            return false;
+        }
+        if (bitmap_size_bits(size, bitmap->shift) > HBITMAP_MAX_BITS) {
+            merino_error(error, "Bitmap '%s' cannot be grown to %" PRId64 " bytes",
+                         bitmap->name ? bitmap->name : "", size);
+            return false;
+        }
+    }
+    return true;
+}
+
+static void resize_bits(HBitmap *bits, int64_t size, int shift)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (!hbitmap_truncate(bits, bitmap_size_bits(size, shift), &error)) {
+        g_error("%s", error->message); /* out of memory: as everywhere, the end */
+    }
+}
+
+void bitmap_list_resize(BitmapList *list, int64_t size)
+{
+    DirtyBitmap *bitmap = NULL;
+
+    list_lock_folded(list);
+    list->size = size;
+    if (list->epoch) {
+        resize_bits(list->epoch, size, list->epoch_shift);
+    }
+    while ((bitmap = bitmap_list_next(list, bitmap))) {
+        resize_bits(bitmap->bits, size, bitmap->shift);
+    }
+    list_unlock(list);
+}
