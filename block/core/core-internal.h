@@ -42,9 +42,6 @@ void backend_notify_change(BlockBackend *backend);
 /* Covers everything that `nodes` reach as well: for changes that go down the graph. */
 DrainSection *drain_begin_below(BlockNode *const nodes[], size_t n);
 
-/* Drop the drained section when `undo` ends, after everything is committed or taken back. */
-void drain_end_with(DrainSection *section, UndoStack *undo);
-
 /* A new edge: open sections that cover its node cover its parent from now on. */
 void drain_edge_added(BlockChild *edge);
 /* The backend or node is about to be freed: open sections forget it. */

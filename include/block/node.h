@@ -171,6 +171,8 @@ DrainSection *drain_begin(BlockNode *const nodes[], size_t n);
 DrainSection *drain_begin_node(BlockNode *node);
 DrainSection *drain_begin_all(void);
 void drain_end(DrainSection *section);
+/* End it when `undo` ends, after everything on that stack is committed or taken back. */
+void drain_end_with(DrainSection *section, UndoStack *undo);
 
 /* --- our extension: filters put over a live node in one instant --- */
 
