@@ -10,58 +10,54 @@
 
 #include <string.h>
 
+/*
+ * The helpers below search [from, to) of a page or directory, from < to, and return `to`
+ * or more when they find nothing: they look at no word that lies wholly beyond it.
+ */
+
 /* ---- The next set bit ---- */
 
-/* The first set bit of the page at or after `from`, or HB_PAGE_BITS. */
-static unsigned page_next_dirty(HbPage *page, unsigned from)
+static unsigned page_next_dirty(HbPage *page, unsigned from, unsigned to)
 {
-    unsigned w = from / 64;
+    unsigned w = from / 64, end = (to + 63) / 64;
     uint64_t value = atomic_load(&page->words[w]) & (~UINT64_C(0) << (from % 64));
 
-    for (;;) {
-        if (value) {
-            return w * 64 + __builtin_ctzll(value);
+    while (!value) {
+        if (++w % HB_LINE == 0 && w < end) {
+            uint64_t left = atomic_load(&page->summary) >> (w / HB_LINE);
+            w = left ? w + __builtin_ctzll(left) * HB_LINE : end;
         }
-        w++;
-        if (w % HB_LINE == 0) {
-            unsigned line = w / HB_LINE;
-            uint64_t left = line < 64 ? atomic_load(&page->summary) >> line : 0;
-            if (!left) {
-                return HB_PAGE_BITS;
-            }
-            w += __builtin_ctzll(left) * HB_LINE;
+        if (w >= end) {
+            return to;
         }
         value = atomic_load(&page->words[w]);
     }
+    return w * 64 + __builtin_ctzll(value);
 }
 
-/* The first set bit of the directory at or after `from`, or HB_DIR_BITS. */
-static unsigned dir_next_dirty(HbDir *dir, unsigned from)
+static unsigned dir_next_dirty(HbDir *dir, unsigned from, unsigned to)
 {
-    unsigned slot = from >> HB_PAGE_BITS_LOG2;
+    unsigned slot = from >> HB_PAGE_BITS_LOG2, end = (to + HB_PAGE_BITS - 1) >> HB_PAGE_BITS_LOG2;
 
-    for (;;) {
+    while (slot < end) {
         HbEntry e = atomic_load(&dir->entries[slot]);
+        unsigned base = slot << HB_PAGE_BITS_LOG2;
         if (e == HB_ONES) {
-            return from;
+            return MAX(from, base);
         }
         if (hb_is_block(e)) {
-            unsigned bit = page_next_dirty(hb_page(e), from % HB_PAGE_BITS);
-            if (bit < HB_PAGE_BITS) {
-                return (slot << HB_PAGE_BITS_LOG2) + bit;
+            unsigned first = MAX(from, base) - base, last = MIN(to - base, HB_PAGE_BITS);
+            unsigned bit = page_next_dirty(hb_page(e), first, last);
+            if (bit < last) {
+                return base + bit;
             }
         }
-        slot++;
-        if (slot % HB_LINE == 0) {
-            unsigned line = slot / HB_LINE;
-            uint64_t left = line < 64 ? atomic_load(&dir->summary) >> line : 0;
-            if (!left) {
-                return HB_DIR_BITS;
-            }
-            slot += __builtin_ctzll(left) * HB_LINE;
+        if (++slot % HB_LINE == 0 && slot < end) {
+            uint64_t left = atomic_load(&dir->summary) >> (slot / HB_LINE);
+            slot = left ? slot + __builtin_ctzll(left) * HB_LINE : end;
         }
-        from = slot << HB_PAGE_BITS_LOG2;
     }
+    return to;
 }
 
 uint64_t hbitmap_next_dirty(const HBitmap *bm, uint64_t start, uint64_t end)
@@ -69,15 +65,16 @@ uint64_t hbitmap_next_dirty(const HBitmap *bm, uint64_t start, uint64_t end)
     g_assert(start <= end && end <= bm->size);
 
     while (start < end) {
-        uint64_t d = start >> HB_DIR_BITS_LOG2;
+        uint64_t d = start >> HB_DIR_BITS_LOG2, base = d << HB_DIR_BITS_LOG2;
         HbEntry e = atomic_load(&bm->roots[d]);
         if (e == HB_ONES) {
             return start;
         }
         if (hb_is_block(e)) {
-            unsigned bit = dir_next_dirty(hb_dir(e), start % HB_DIR_BITS);
-            if (bit < HB_DIR_BITS) {
-                return MIN((d << HB_DIR_BITS_LOG2) + bit, end);
+            unsigned last = MIN(end - base, HB_DIR_BITS);
+            unsigned bit = dir_next_dirty(hb_dir(e), start - base, last);
+            if (bit < last) {
+                return base + bit;
             }
         }
         start = hb_next_root(bm, bm->dirty, d + 1) << HB_DIR_BITS_LOG2;
@@ -92,37 +89,38 @@ bool hbitmap_is_empty(const HBitmap *bm)
 
 /* ---- The next clear bit ---- */
 
-static unsigned page_next_clear(HbPage *page, unsigned from)
+static unsigned page_next_clear(HbPage *page, unsigned from, unsigned to)
 {
-    unsigned w = from / 64;
+    unsigned w = from / 64, end = (to + 63) / 64;
     uint64_t value = ~atomic_load(&page->words[w]) & (~UINT64_C(0) << (from % 64));
 
     while (!value) {
-        if (++w == HB_PAGE_WORDS) {
-            return HB_PAGE_BITS;
+        if (++w == end) {
+            return to;
         }
         value = ~atomic_load(&page->words[w]);
     }
     return w * 64 + __builtin_ctzll(value);
 }
 
-static unsigned dir_next_clear(HbDir *dir, unsigned from)
+static unsigned dir_next_clear(HbDir *dir, unsigned from, unsigned to)
 {
-    while (from < HB_DIR_BITS) {
-        unsigned slot = from >> HB_PAGE_BITS_LOG2;
+    while (from < to) {
+        unsigned slot = from >> HB_PAGE_BITS_LOG2, base = slot << HB_PAGE_BITS_LOG2;
         HbEntry e = atomic_load(&dir->entries[slot]);
         if (e == HB_ABSENT) {
             return from;
         }
         if (hb_is_block(e)) {
-            unsigned bit = page_next_clear(hb_page(e), from % HB_PAGE_BITS);
-            if (bit < HB_PAGE_BITS) {
-                return (slot << HB_PAGE_BITS_LOG2) + bit;
+            unsigned last = MIN(to - base, HB_PAGE_BITS);
+            unsigned bit = page_next_clear(hb_page(e), from - base, last);
+            if (bit < last) {
+                return base + bit;
             }
         }
-        from = (slot + 1) << HB_PAGE_BITS_LOG2;
+        from = base + HB_PAGE_BITS;
     }
-    return HB_DIR_BITS;
+    return to;
 }
 
 uint64_t hbitmap_next_clear(const HBitmap *bm, uint64_t start, uint64_t end)
@@ -130,18 +128,19 @@ uint64_t hbitmap_next_clear(const HBitmap *bm, uint64_t start, uint64_t end)
     g_assert(start <= end && end <= bm->size);
 
     while (start < end) {
-        uint64_t d = start >> HB_DIR_BITS_LOG2;
+        uint64_t d = start >> HB_DIR_BITS_LOG2, base = d << HB_DIR_BITS_LOG2;
         HbEntry e = atomic_load(&bm->roots[d]);
         if (e == HB_ABSENT) {
             return start;
         }
         if (hb_is_block(e)) {
-            unsigned bit = dir_next_clear(hb_dir(e), start % HB_DIR_BITS);
-            if (bit < HB_DIR_BITS) {
-                return MIN((d << HB_DIR_BITS_LOG2) + bit, end);
+            unsigned last = MIN(end - base, HB_DIR_BITS);
+            unsigned bit = dir_next_clear(hb_dir(e), start - base, last);
+            if (bit < last) {
+                return base + bit;
             }
         }
-        start = (d + 1) << HB_DIR_BITS_LOG2;
+        start = base + HB_DIR_BITS;
     }
     return end;
 }
