@@ -5,18 +5,26 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import List
+from typing import Callable, List
 
 from .build import load_schema
 from .c_codec import generate_codec
+from .c_commands import generate_commands
+from .c_events import generate_events
+from .c_introspect import generate_introspect
 from .c_types import generate_types
 from .errors import SchemaError
+from .model import Schema
 from .output import CFile, write_file
+from .rst_reference import reference_manual
+
+BACKENDS: List[Callable[[Schema], List[CFile]]] = [
+    generate_types, generate_codec, generate_commands, generate_events, generate_introspect]
 
 
 def main(arguments: List[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog='qapi-gen.py', description='Generate C sources and documents from a QAPI schema.')
+        prog='qapi-gen.py', description='Generate C sources and a manual from a QAPI schema.')
     parser.add_argument('-o', '--output-dir', default='.', help='where to write (default: here)')
     parser.add_argument('schema', help='the root file of the schema')
     options = parser.parse_args(arguments)
@@ -25,9 +33,8 @@ def main(arguments: List[str]) -> int:
     except SchemaError as error:
         print(f'{parser.prog}: {error}', file=sys.stderr)
         return 1
-    files: List[CFile] = []
-    for generate in (generate_types, generate_codec):
-        files += generate(schema)
-    for file in files:
-        write_file(options.output_dir, file.name, file.text())
+    for generate in BACKENDS:
+        for file in generate(schema):
+            write_file(options.output_dir, file.name, file.text())
+    write_file(options.output_dir, 'qmp-reference.rst', reference_manual(schema))
     return 0
