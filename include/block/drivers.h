@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The drivers and filters of this library, each handed to driver_register() by its own function.
+ * block/builtins.c calls them all.
+ */
+#ifndef MERINO_BLOCK_DRIVERS_H
+#define MERINO_BLOCK_DRIVERS_H
+
+void file_drivers_register(void);             /* file, host_device */
+void null_drivers_register(void);             /* null-co, null-aio */
+void raw_driver_register(void);               /* raw */
+void copy_before_write_driver_register(void); /* copy-before-write */
+void snapshot_access_driver_register(void);   /* snapshot-access */
+
+#endif
