@@ -222,6 +222,7 @@ bool child_set_node(BlockChild *child, BlockNode *node, UndoStack *undo, GError 
     if (child->parent && !edge_check_cycle(child->parent, node, child->name, error)) {
         return false;
     }
+    drain_end_with(drain_begin_below((BlockNode *[]){ node, old }, 2), undo);
     edge_move(child, node, undo);
     if (child->parent) {
         node_refresh_with(child->parent, undo);
@@ -241,6 +242,7 @@ bool node_replace(BlockNode *from, BlockNode *to, UndoStack *undo, GError **erro
     g_autoptr(GPtrArray) users = g_ptr_array_new();
     BlockNode *ends[] = { from, to };
 
+    drain_end_with(drain_begin_below(ends, G_N_ELEMENTS(ends)), undo);
     for (guint i = 0; i < from->parents->len; i++) {
         BlockChild *edge = g_ptr_array_index(from->parents, i);
 

@@ -142,6 +142,7 @@ void node_destroy(BlockNode *node, bool opened)
 {
     drain_forget_node(node);
     g_assert(node->parents->len == 0 && node->drain_depth == 0);
+    node->refs = 1; /* drained sections come and go while the children are let go */
     if (opened && node->driver->close) {
         node->driver->close(node);
     }

@@ -146,12 +146,12 @@ BlockChild *node_attach_child(BlockNode *parent, BlockNode *node, const char *na
                               GError **error);
 void node_detach_child(BlockChild *child);
 
-/* Point `child` at another node, with permissions checked; taken back by `undo`. Parent and both
- * nodes are drained. */
+/* Point `child` at another node, with permissions checked; taken back by `undo`. Drains the
+ * parent, both nodes and what is beneath until `undo` ends. */
 bool child_set_node(BlockChild *child, BlockNode *node, UndoStack *undo, GError **error);
 
-/* Point every parent of `from`, except edges from `to` itself or from below it, at `to`. All
- * drained. */
+/* Point every parent of `from` at `to`, except `to` itself, what is below it, and drivers that mean
+ * just this node (pins_children). Drains like child_set_node(). */
 bool node_replace(BlockNode *from, BlockNode *to, UndoStack *undo, GError **error);
 
 /* Compute the permissions of `node` and of everything beneath from their parents again, and check
