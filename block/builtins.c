@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: MIT */
+#include "block/builtins.h"
+#include "block/drivers.h"
+#include "util/event-loop.h"
+
+void block_builtins_register(void)
+{
+    event_loop_main();
+    file_drivers_register();
+    null_drivers_register();
+    raw_driver_register();
+}
