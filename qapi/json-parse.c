@@ -4,6 +4,8 @@
  * into plain JSON: quotes, and integers too long to be one.
  */
 #include "qapi/json.h"
+
+#include "json-words.h"
 #include "util/error.h"
 
 #include <errno.h>
@@ -77,18 +79,6 @@ static GString *plain_json(const char *text, size_t len)
     return out;
 }
 
-static const char *error_words(const json_error_t *problem)
-{
-    switch (json_error_code(problem)) {
-    case json_error_duplicate_key:
-        return "duplicate key";
-    case json_error_premature_end_of_input:
-        return "premature EOI";
-    default:
-        return problem->text;
-    }
-}
-
 json_t *qapi_json_parse(const char *text, size_t len, GError **error)
 {
     GString *plain = plain_json(text, len);
@@ -96,13 +86,13 @@ json_t *qapi_json_parse(const char *text, size_t len, GError **error)
     json_t *value;
 
     value = json_loadb(plain->str, plain->len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &problem);
-    g_string_free(plain, true);
-    if (!value) {
-        if (json_error_code(&problem) == json_error_end_of_input_expected) {
-            merino_error(error, "Expecting at most one JSON value");
-        } else {
-            merino_error(error, "JSON parse error, %s", error_words(&problem));
-        }
+    if (!value && json_error_code(&problem) == json_error_end_of_input_expected) {
+        merino_error(error, "Expecting at most one JSON value");
+    } else if (!value) {
+        g_autofree char *words = json_problem_words(&problem, plain->str);
+
+        merino_error(error, "JSON parse error, %s", words);
     }
+    g_string_free(plain, true);
     return value;
 }

@@ -108,9 +108,9 @@ def _sections(doc: Doc) -> List[str]:
     return lines
 
 
-def _definition(entity: Entity) -> List[str]:
+def _definition(entity: Entity, level: int) -> List[str]:
     doc = entity.doc
-    lines = ['', f'.. _{entity.name}:', *_heading(f'{entity.name} ({_kind(entity)})', 3)]
+    lines = ['', f'.. _{entity.name}:', *_heading(f'{entity.name} ({_kind(entity)})', level)]
     if doc is None:
         return lines
     lines += [_markup(line) for line in doc.body.trimmed()] + ['']
@@ -131,10 +131,21 @@ def _chapter(doc: Doc) -> List[str]:
     return [*lines, '']
 
 
+def _level(doc: Doc) -> int:
+    """Depth of the last heading in a chapter; 0 when it has none."""
+    matches = [match for line in doc.body.lines if (match := CHAPTER.match(line))]
+    return len(matches[-1].group(1)) if matches else 0
+
+
 def reference_manual(schema: Schema) -> str:
     lines = ['.. SPDX-License-Identifier: MIT', f'.. {WARNING}', '', '#############',
              'QMP reference', '#############', '']
+    level = 0
     for part in schema.manual:
-        lines += _chapter(part) if isinstance(part, Doc) else _definition(part)
+        if isinstance(part, Doc):
+            level = _level(part) or level
+            lines += _chapter(part)
+        else:
+            lines += _definition(part, level + 1)
     text = '\n'.join(lines) + '\n'
     return re.sub(r'\n{3,}', '\n\n', text)
