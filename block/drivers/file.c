@@ -314,12 +314,11 @@ static int64_t file_allocated_size(BlockNode *node)
     return fstat(file->fd, &st) < 0 ? -errno : (int64_t)st.st_blocks * 512;
 }
 
-static const char *const reopen_options[] = { "drop-cache", "x-check-cache-dropped", NULL };
-
 static const BlockDriver file_driver = {
     .name = "file",
     .state_size = sizeof(FileState),
     .is_protocol = true,
+    .reports_dirty_flag = true,
     .reopen_options = reopen_options,
     .open = file_open,
     .close = file_close,
@@ -340,6 +339,7 @@ static const BlockDriver host_device_driver = {
     .name = "host_device",
     .state_size = sizeof(FileState),
     .is_protocol = true,
+    .reports_dirty_flag = true,
     .reopen_options = reopen_options,
     .open = device_open,
     .close = file_close,

@@ -9,7 +9,9 @@
  *
  * The order that keeps views true: a cluster's bit is cleared only while its range is held
  * exclusively in `ranges`, after its old bytes are in the target. Readers of the frozen view hold
- * the range shared from before they look at the bit until they have read.
+ * the range shared from before they look at the bit until they have read. The range is held
+ * exclusively only for the moment of clearing, not while the bytes are copied: reading the source
+ * and copying it do not disturb each other.
  */
 #ifndef MERINO_BLOCK_COPY_H
 #define MERINO_BLOCK_COPY_H
@@ -18,23 +20,32 @@
 #include "block/range-lock.h"
 
 #define COPY_DEFAULT_CLUSTER 65536
+#define COPY_MAX_CLUSTER     (INT64_C(64) << 20)
 #define COPY_MAX_CHUNK       (INT64_C(1) << 20)
 
 typedef struct CopyState CopyState;
 
-/* The edges belong to the caller and outlive the state. `min_cluster` 0: the default. The cluster
- * size is the largest of it, the target's cluster size and COPY_DEFAULT_CLUSTER's rule; fails in
- * words when it is not a power of two or too large. All clusters start as to be copied. */
+/* The edges belong to the caller and outlive the state, and so does the source's list of bitmaps,
+ * in which what is to be copied shows as a bitmap without a name. The cluster size is the largest
+ * of `min_cluster`, the target's cluster size and COPY_DEFAULT_CLUSTER; fails in words when it
+ * is not a power of two or too large. All clusters start as to be copied. Bytes beyond the size
+ * that the source has now are never copied. */
 CopyState *copy_new(BlockChild *source, BlockChild *target, int64_t min_cluster, GError **error);
-void copy_free(CopyState *copy);
+void copy_free(CopyState *copy); /* no request is in flight; NULL ok */
 
 int64_t copy_cluster_size(const CopyState *copy);
 RangeLock *copy_ranges(CopyState *copy);
 
-/* Restrict to what is dirty in `bitmap` (cluster-wise, outward). Before any request. */
-void copy_restrict(CopyState *copy, DirtyBitmap *bitmap);
+/* Restrict to what is dirty in `bitmap` now (cluster-wise, outward). Before any request, on the
+ * control plane. */
+bool copy_restrict(CopyState *copy, DirtyBitmap *bitmap, GError **error);
 
-/* Whether any cluster of the range is still to be copied. Any thread, no lock. */
+/* What is to be copied now, for a copy of it; and a bitmap in which every cluster that was
+ * copied is to be set (same cluster size; NULL: none). Before any request. */
+DirtyBitmap *copy_pending_bitmap(CopyState *copy);
+void copy_set_done_bitmap(CopyState *copy, DirtyBitmap *done);
+
+/* Whether any cluster that the range touches is still to be copied. Any thread, no lock. */
 bool copy_is_pending(CopyState *copy, int64_t offset, int64_t bytes);
 /* First pending / not pending byte at or after `offset` and before `end`; `end` if none. */
 int64_t copy_next_pending(CopyState *copy, int64_t offset, int64_t end);
@@ -44,8 +55,12 @@ int64_t copy_next_settled(CopyState *copy, int64_t offset, int64_t end);
  * target, also by others. -errno of the first failure; what failed stays pending. */
 int coroutine_fn copy_range(CopyState *copy, int64_t offset, int64_t bytes);
 
-/* Forget the whole clusters inside the range: nobody needs them any more. Holds them exclusively.
- */
+/* Nobody needs the copies any more: calls of copy_range() return -ECANCELED as soon as they can.
+ * Any thread. */
+void copy_cancel(CopyState *copy);
+
+/* Forget the whole clusters inside the range: nobody needs them any more. Waits for those that are
+ * being copied. */
 void coroutine_fn copy_forget(CopyState *copy, int64_t offset, int64_t bytes);
 
 /* Bytes copied since the beginning. */
