@@ -9,4 +9,6 @@ void block_builtins_register(void)
     file_drivers_register();
     null_drivers_register();
     raw_driver_register();
+    copy_before_write_driver_register();
+    snapshot_access_driver_register();
 }
