@@ -279,7 +279,7 @@ static int coroutine_fn file_co_truncate(BlockNode *node, int64_t size, GError *
 
     file_forget_data(file);
     if (ret < 0) {
-        merino_error_errno(error, -ret, "Failed to resize the file");
+        merino_error_errno(error, -ret, "Could not resize file");
         return ret;
     }
     return update_size(node, error) ? 0 : -EIO;
