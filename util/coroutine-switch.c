@@ -44,7 +44,8 @@ UNINSTRUMENTED static void stack_switch(Context *from, Context *to)
 
 /*
  * merino_context_switch(void **save, void *load): push what the ABI says a callee keeps, store
- * the stack pointer in *save, take `load` for it and pop the same things.
+ * the stack pointer in *save, take `load` for it and pop the same things. On x86-64 it jumps back
+ * where a `ret` would always be mispredicted: the processor expects returns in the order of calls.
  * merino_context_entry: where a new stack goes on; calls its function with its argument, which
  * stack_init() left in two of the popped registers. It is the outermost frame for unwinders.
  */
@@ -73,7 +74,8 @@ __asm__(".text\n"
         "    popq %r12\n"
         "    popq %rbx\n"
         "    popq %rbp\n"
-        "    ret\n"
+        "    popq %rcx\n"
+        "    jmpq *%rcx\n"
         ".size merino_context_switch, . - merino_context_switch\n"
         ".p2align 4\n"
         ".globl merino_context_entry\n"

@@ -61,7 +61,7 @@ GSource *event_loop_attach(EventLoop *loop)
 {
     GSource *source = g_source_new(&source_funcs, sizeof(LoopSource));
 
-    g_assert(loop == event_loop_current());
+    g_assert(loop == event_loop_current() && loop->polled_outside);
     ((LoopSource *)source)->loop = loop;
     ((LoopSource *)source)->poll_tag = g_source_add_unix_fd(source, loop->poll_fd, G_IO_IN);
     g_source_set_name(source, "merino event loop");

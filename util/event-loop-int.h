@@ -65,6 +65,7 @@ extern const LoopBackend epoll_backend;
 
 typedef struct UringState UringState;
 typedef struct EpollState EpollState;
+typedef struct FileTrait FileTrait;
 
 struct EventTimer {
     EventLoop *loop;
@@ -96,13 +97,16 @@ struct EventLoop {
         UringState *uring;
         EpollState *epoll;
     };
-    int wake_fd;              /* eventfd */
-    int poll_fd;              /* of the backend: readable when `wait` has something to take */
-    GPtrArray *timers;        /* binary heap of EventTimer, the earliest first */
-    struct FileTrait *traits; /* co-io.c */
+    int wake_fd;             /* eventfd */
+    int poll_fd;             /* of the backend: readable when `wait` has something to take */
+    GPtrArray *timers;       /* binary heap of EventTimer, the earliest first */
+    FileTrait *traits;       /* co-file.c: what is known of descriptors */
+    int64_t bytes_in_place;  /* co-file.c: in this iteration */
+    unsigned reads_in_place; /* co-file.c: in this iteration */
     int64_t thread_id;
     GThread *thread; /* NULL: the main loop */
     bool stopping;
+    bool polled_outside;  /* another loop may poll `poll_fd` */
     EventLoop *idle_next; /* event-loop.c: in the list of closed loops */
 };
 
@@ -118,6 +122,9 @@ static inline void loop_ready_here(EventLoop *loop, ReadyNode *node)
     loop->ready.n++;
 }
 
+/* Have the backend do `req` and wait for it. Returns its result. */
+ssize_t coroutine_fn io_perform(IoRequest *req);
+
 /* Do a file operation here, blocking. Any thread. */
 ssize_t io_request_block(const IoRequest *req);
 
@@ -125,7 +132,7 @@ ssize_t io_request_block(const IoRequest *req);
 void loop_complete(EventLoop *loop, IoRequest *req, ssize_t result);
 
 /* A new loop of the calling thread; and its end. */
-EventLoop *loop_open(GError **error);
+EventLoop *loop_open(bool polled_outside, GError **error);
 void loop_close(EventLoop *loop);
 
 /* Announce that the home thread is about to block; false (and nothing announced) when there is

@@ -19,7 +19,7 @@ typedef struct Startup {
 static EventLoop *open_and_report(Startup *startup)
 {
     GError *error = NULL;
-    EventLoop *loop = loop_open(&error);
+    EventLoop *loop = loop_open(false, &error);
 
     g_mutex_lock(&startup->lock);
     startup->loop = loop;

@@ -8,8 +8,8 @@
  *
  * The ring is set up in the cheapest way that the kernel offers: its work deferred until this
  * thread asks for completions (6.1), else run on this thread's way out of the kernel (5.19), else
- * whenever it comes. Whether a deferring ring becomes readable, which GLib's poll relies on, is
- * tried at the start.
+ * whenever it comes. The main loop's ring never defers: a thread that blocks in a poll of GLib's
+ * would not learn of deferred work.
  */
 #include "event-loop-int.h"
 #include "util/error.h"
@@ -35,6 +35,7 @@ struct UringState {
 };
 
 static const unsigned setups[] = {
+    /* only for loops that nobody polls from outside */
     IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_TASKRUN_FLAG,
     IORING_SETUP_COOP_TASKRUN | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_TASKRUN_FLAG,
     IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
@@ -209,7 +210,7 @@ static void await_wake(EventLoop *loop)
     }
 }
 
-/* Whether the ring becomes readable when the wake descriptor does. */
+/* Whether a write to the wake descriptor arrives in the ring. */
 static bool try_wake(EventLoop *loop)
 {
     struct pollfd pollfd = { .fd = loop->uring->ring.ring_fd, .events = POLLIN };
@@ -248,7 +249,7 @@ static bool uring_init(EventLoop *loop, GError **error)
     UringState *state = loop->uring = g_new0(UringState, 1);
 
     state->backlog_last = &state->backlog;
-    for (size_t i = 0; i < G_N_ELEMENTS(setups); i++) {
+    for (size_t i = loop->polled_outside ? 1 : 0; i < G_N_ELEMENTS(setups); i++) {
         if (open_ring(loop, setups[i])) {
             io_uring_register_ring_fd(&state->ring);
             loop->poll_fd = state->ring.ring_fd;

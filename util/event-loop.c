@@ -95,7 +95,7 @@ static EventLoop *new_loop(GError **error)
     return loop;
 }
 
-EventLoop *loop_open(GError **error)
+EventLoop *loop_open(bool polled_outside, GError **error)
 {
     EventLoop *loop = take_idle();
 
@@ -106,6 +106,7 @@ EventLoop *loop_open(GError **error)
             return NULL;
         }
     }
+    loop->polled_outside = polled_outside;
     if (!backend_open(loop, error)) {
         put_idle(loop);
         return NULL;
@@ -137,7 +138,7 @@ EventLoop *event_loop_main(void)
     GError *error = NULL;
 
     if (!loop) {
-        loop = loop_open(&error);
+        loop = loop_open(true, &error);
         if (!loop) {
             g_error("%s", error->message);
         }
@@ -271,6 +272,8 @@ bool event_loop_poll(EventLoop *loop, bool block)
     asleep = timeout_ns != 0 && loop_fall_asleep(loop);
     loop->backend->wait(loop, asleep ? timeout_ns : 0);
     loop_wake_up(loop);
+    loop->reads_in_place = 0;
+    loop->bytes_in_place = 0;
     any = timers_run(loop);
     return run_ready(loop) || any;
 }

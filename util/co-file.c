@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * File I/O of coroutines.
+ *
+ * What the page cache can do at once is best done in place: no queue, no switch, no other thread.
+ * So before an operation is handed to the backend, it may be tried here:
+ *  - buffered reads with RWF_NOWAIT, which fails when the bytes are not in the cache. After a
+ *    miss the next ones go straight to the backend, more of them with each further miss. On a
+ *    ring only the first few of an iteration are tried: many at once are cheaper as one batch.
+ *  - small buffered writes with RWF_NOWAIT, where the file system knows it. Where it does not, and
+ *    io_uring would give each write to a kernel thread, whole pages are simply written when the
+ *    file system is a local one: that copies them into the cache. It may block nevertheless, when
+ *    the kernel throttles writers. So each is timed, and after a slow one the backend gets all
+ *    for a while, longer each time.
+ *  - both, plainly, on a file system in memory.
+ * Descriptors opened with O_DIRECT go to the backend.
+ *
+ * What is known of a descriptor is kept in a small table of each loop, and looked up anew now and
+ * then, since nobody tells when a descriptor is closed and its number used again. A stale entry
+ * makes I/O slower, not wrong.
+ */
+#include "event-loop-int.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/magic.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+#define TRAIT_SLOTS 64
+#define TRAIT_USES  256
+
+#define IN_PLACE_READ_MAX   (128 * 1024)
+#define IN_PLACE_WRITE_MAX  (64 * 1024)
+#define BYTES_PER_ITERATION (1024 * 1024)
+#define READS_PER_BATCH     2
+#define MISSES_MAX          6 /* skip at most 2^6 - 1 reads */
+#define PAGE                4096
+
+/* A write into the cache takes microseconds; a throttled one milliseconds. */
+#define SLOW_WRITE_NS INT64_C(500000)
+#define PAUSE_MIN_NS  INT64_C(100000000)
+#define PAUSE_MAX_NS  INT64_C(10000000000)
+
+/* XFS has no entry in <linux/magic.h>. */
+#define XFS_MAGIC 0x58465342
+
+typedef enum InPlace {
+    NEVER,
+    NOWAIT,
+    PLAINLY
+} InPlace;
+
+struct FileTrait {
+    int fd; /* -1: free */
+    unsigned uses_left;
+    InPlace read;
+    InPlace write;
+    InPlace write_without_nowait; /* what `write` becomes where RWF_NOWAIT is unknown */
+    unsigned misses;              /* of the last reads in a row */
+    unsigned reads_to_skip;
+    int64_t write_pause_end_ns;
+    int64_t write_pause_ns;
+};
+
+static void look_up(FileTrait *trait, int fd)
+{
+    int flags = fcntl(fd, F_GETFL);
+    struct statfs file_system;
+    struct stat st;
+
+    *trait = (FileTrait){ .fd = fd, .uses_left = TRAIT_USES };
+    if (flags < 0 || (flags & O_DIRECT) || fstat(fd, &st) < 0 || fstatfs(fd, &file_system) < 0) {
+        return;
+    }
+    if (S_ISBLK(st.st_mode)) {
+        trait->read = trait->write = NOWAIT;
+        return;
+    }
+    if (!S_ISREG(st.st_mode)) {
+        return;
+    }
+    trait->read = trait->write = NOWAIT;
+    switch ((unsigned)file_system.f_type) {
+    case TMPFS_MAGIC:
+    case RAMFS_MAGIC:
+        trait->read = trait->write = PLAINLY;
+        break;
+    case EXT4_SUPER_MAGIC:
+    case XFS_MAGIC:
+    case BTRFS_SUPER_MAGIC:
+    case OVERLAYFS_SUPER_MAGIC:
+        trait->write_without_nowait = PLAINLY;
+        break;
+    }
+}
+
+static FileTrait *trait_of(EventLoop *loop, int fd)
+{
+    FileTrait *trait;
+
+    if (G_UNLIKELY(!loop->traits)) {
+        loop->traits = g_new(FileTrait, TRAIT_SLOTS);
+        for (int i = 0; i < TRAIT_SLOTS; i++) {
+            loop->traits[i].fd = -1;
+        }
+    }
+    trait = &loop->traits[(unsigned)fd % TRAIT_SLOTS];
+    if (G_UNLIKELY(trait->fd != fd || trait->uses_left == 0)) {
+        look_up(trait, fd);
+    }
+    trait->uses_left--;
+    return trait;
+}
+
+/* Who finds everything in the cache never has to wait; he lets others run all the same. */
+static void coroutine_fn take_turns(EventLoop *loop)
+{
+    while (G_UNLIKELY(loop->bytes_in_place > BYTES_PER_ITERATION)) {
+        coroutine_pause();
+    }
+}
+
+static int64_t total(const struct iovec *iov, int niov)
+{
+    int64_t bytes = 0;
+
+    for (int i = 0; i < niov; i++) {
+        bytes += (int64_t)iov[i].iov_len;
+    }
+    return bytes;
+}
+
+/* A refused flag is not known to the file system or the kernel. */
+static bool is_refusal(int err)
+{
+    return err == EOPNOTSUPP || err == EINVAL || err == ENOSYS;
+}
+
+static bool may_read_in_place(EventLoop *loop, FileTrait *trait, const IoRequest *req)
+{
+    if (trait->read == NEVER || total(req->iov, req->niov) > IN_PLACE_READ_MAX) {
+        return false;
+    }
+    if (trait->read == PLAINLY) {
+        return true;
+    }
+    if (trait->reads_to_skip) {
+        trait->reads_to_skip--;
+        return false;
+    }
+    return !event_loop_has_uring(loop) || loop->reads_in_place++ < READS_PER_BATCH;
+}
+
+/* Whether that did it; the count is then in *ret_count. Any failure is the backend's to tell. */
+static bool read_in_place(EventLoop *loop, const IoRequest *req, ssize_t *ret_count)
+{
+    FileTrait *trait = trait_of(loop, req->fd);
+    ssize_t count;
+
+    if (!may_read_in_place(loop, trait, req)) {
+        return false;
+    }
+    count =
+        preadv2(req->fd, req->iov, req->niov, req->offset, trait->read == NOWAIT ? RWF_NOWAIT : 0);
+    if (count >= 0) {
+        trait->misses = 0;
+        *ret_count = count;
+        return true;
+    }
+    if (is_refusal(errno)) {
+        trait->read = NEVER;
+    } else if (errno == EAGAIN) {
+        trait->misses = MIN(trait->misses + 1, MISSES_MAX);
+        trait->reads_to_skip = (1U << trait->misses) - 1;
+    }
+    return false;
+}
+
+/* Write plainly, and judge by the time it took whether that is wise. */
+static ssize_t write_timed(FileTrait *trait, const IoRequest *req)
+{
+    int64_t start = event_loop_now_ns(), end;
+    ssize_t count;
+
+    if (start < trait->write_pause_end_ns) {
+        return -1;
+    }
+    count = pwritev(req->fd, req->iov, req->niov, req->offset);
+    end = event_loop_now_ns();
+    if (G_UNLIKELY(end - start > SLOW_WRITE_NS)) {
+        trait->write_pause_ns = CLAMP(2 * trait->write_pause_ns, PAUSE_MIN_NS, PAUSE_MAX_NS);
+        trait->write_pause_end_ns = end + trait->write_pause_ns;
+    } else if (G_UNLIKELY(trait->write_pause_ns)) {
+        trait->write_pause_ns = trait->write_pause_ns * 7 / 8;
+    }
+    return count;
+}
+
+static bool write_in_place(EventLoop *loop, const IoRequest *req, ssize_t *ret_count)
+{
+    FileTrait *trait = trait_of(loop, req->fd);
+    int64_t bytes = total(req->iov, req->niov);
+    ssize_t count = -1;
+
+    if (req->flags || trait->write == NEVER || bytes > IN_PLACE_WRITE_MAX) {
+        return false;
+    }
+    if (trait->write == NOWAIT) {
+        count = pwritev2(req->fd, req->iov, req->niov, req->offset, RWF_NOWAIT);
+        if (count < 0 && is_refusal(errno)) {
+            trait->write = trait->write_without_nowait;
+        }
+    }
+    if (trait->write == PLAINLY && ((req->offset | bytes) & (PAGE - 1)) == 0) {
+        count = write_timed(trait, req);
+    }
+    *ret_count = count;
+    return count >= 0;
+}
+
+ssize_t coroutine_fn co_io_preadv(int fd, const struct iovec *iov, int niov, int64_t offset)
+{
+    IoRequest req = {
+        .kind = IO_READ, .fd = fd, .iov = iov, .niov = MIN(niov, IOV_MAX), .offset = offset
+    };
+    EventLoop *loop = event_loop_current();
+    ssize_t count;
+
+    if (offset < 0) {
+        return -EINVAL; /* -1 would mean the descriptor's own position */
+    }
+    take_turns(loop);
+    if (read_in_place(loop, &req, &count)) {
+        loop->bytes_in_place += count;
+        return count;
+    }
+    return io_perform(&req);
+}
+
+ssize_t coroutine_fn co_io_pwritev(int fd, const struct iovec *iov, int niov, int64_t offset,
+                                   int rw_flags)
+{
+    IoRequest req = { .kind = IO_WRITE,
+                      .fd = fd,
+                      .iov = iov,
+                      .niov = MIN(niov, IOV_MAX),
+                      .offset = offset,
+                      .flags = rw_flags };
+    EventLoop *loop = event_loop_current();
+    ssize_t count;
+
+    if (offset < 0) {
+        return -EINVAL; /* -1 would mean the descriptor's own position */
+    }
+    take_turns(loop);
+    if (write_in_place(loop, &req, &count)) {
+        loop->bytes_in_place += count;
+        return count;
+    }
+    return io_perform(&req);
+}
+
+int coroutine_fn co_io_fdatasync(int fd)
+{
+    IoRequest req = { .kind = IO_FDATASYNC, .fd = fd };
+
+    return (int)io_perform(&req);
+}
+
+int coroutine_fn co_io_fallocate(int fd, int mode, int64_t offset, int64_t bytes)
+{
+    IoRequest req = {
+        .kind = IO_FALLOCATE, .fd = fd, .flags = mode, .offset = offset, .bytes = bytes
+    };
+
+    return (int)io_perform(&req);
+}
