@@ -44,7 +44,18 @@ static void coroutine_fn memory_enter(MemoryDisk *disk)
     while (atomic_load(&disk->hold)) {
         coroutine_pause();
     }
+    if (atomic_load(&disk->frozen)) {
+        atomic_fetch_add(&disk->trespasses, 1);
+    }
     g_assert_cmpint(disk->generation, ==, generation);
+}
+
+static void memory_leave(MemoryDisk *disk)
+{
+    if (atomic_load(&disk->frozen)) {
+        atomic_fetch_add(&disk->trespasses, 1);
+    }
+    atomic_fetch_sub(&disk->inside, 1);
 }
 
 static int coroutine_fn memory_preadv(BlockNode *node, int64_t offset, int64_t bytes, IoVector *vec,
@@ -54,7 +65,7 @@ static int coroutine_fn memory_preadv(BlockNode *node, int64_t offset, int64_t b
 
     memory_enter(disk);
     iov_from_buf(vec, 0, disk->data + offset, bytes);
-    atomic_fetch_sub(&disk->inside, 1);
+    memory_leave(disk);
     return 0;
 }
 
@@ -65,7 +76,7 @@ static int coroutine_fn memory_pwritev(BlockNode *node, int64_t offset, int64_t 
 
     memory_enter(disk);
     iov_to_buf(vec, 0, disk->data + offset, bytes);
-    atomic_fetch_sub(&disk->inside, 1);
+    memory_leave(disk);
     return 0;
 }
 
@@ -136,6 +147,16 @@ static bool memory_reopen_prepare(ReopenState *state, UndoStack *undo, GError **
     return true;
 }
 
+static void memory_drain_begin(BlockNode *node)
+{
+    memory_disk(node)->quiet_begins++;
+}
+
+static void memory_drain_end(BlockNode *node)
+{
+    memory_disk(node)->quiet_ends++;
+}
+
 static int64_t memory_allocated(BlockNode *node)
 {
     return 0;
@@ -152,6 +173,8 @@ static const BlockDriver memory_driver = {
     .co_preadv = memory_preadv,
     .co_pwritev = memory_pwritev,
     .co_truncate = memory_truncate,
+    .drain_begin = memory_drain_begin,
+    .drain_end = memory_drain_end,
     .allocated_size = memory_allocated,
 };
 

@@ -18,10 +18,13 @@
 /* The state of a null-co node. */
 typedef struct MemoryDisk {
     uint8_t *data;
-    int generation;      /* plain on purpose: written while drained, read by requests */
-    atomic_int inside;   /* requests in the driver at this moment */
-    atomic_int requests; /* all that ever came */
-    atomic_bool hold;    /* requests wait until it is taken away */
+    int generation;        /* plain on purpose: written while drained, read by requests */
+    atomic_int inside;     /* requests in the driver at this moment */
+    atomic_int requests;   /* all that ever came */
+    atomic_bool hold;      /* requests wait until it is taken away */
+    atomic_bool frozen;    /* the test believes that no request is here ... */
+    atomic_int trespasses; /* ... and so many were */
+    int quiet_begins, quiet_ends;
     int set_perm_calls;
     unsigned perm, shared; /* as last told */
     bool refuse_perm;      /* set_perm fails */
