@@ -20,10 +20,11 @@ def _check_distinct(entity: Entity, names: Iterable[str], what: str) -> None:
     """Names must differ as JSON and as C."""
     seen: Dict[str, str] = {}
     for name in names:
-        known = seen.setdefault(c_name(name), name)
-        if known is not name:
+        known = seen.get(c_name(name))
+        if known is not None:
             both = f"'{name}'" if known == name else f"'{known}' and '{name}'"
             raise _fail(entity, f'{what} {both} clash')
+        seen[c_name(name)] = name
 
 
 def _branch_names(entity: Object) -> List[str]:
