@@ -9,12 +9,13 @@
 #include "undo-bits.h"
 #include "util/error.h"
 
-static bool check_source(DirtyBitmap *target, DirtyBitmap *source, GError **error)
+bool bitmap_check_merge(DirtyBitmap *target, DirtyBitmap *source, GError **error)
 {
     int64_t target_size = bitmap_size(target);
     int64_t source_size = bitmap_size(source);
 
-    if (!bitmap_may(source, BITMAP_VERB_MERGE_FROM, error)) {
+    if (!bitmap_may(target, BITMAP_VERB_MERGE_INTO, error) ||
+        !bitmap_may(source, BITMAP_VERB_MERGE_FROM, error)) {
         return false;
     }
     if (target_size != source_size) {
@@ -24,7 +25,7 @@ static bool check_source(DirtyBitmap *target, DirtyBitmap *source, GError **erro
                      target_size, source_size);
         return false;
     }
-    return bitmap_load(source, error);
+    return bitmap_load(target, error) && bitmap_load(source, error);
 }
 
 static void merge_one(DirtyBitmap *target, DirtyBitmap *source)
@@ -48,11 +49,11 @@ bool bitmap_merge(DirtyBitmap *target, DirtyBitmap *const sources[], size_t n_so
 {
     BitmapList *list = target->list;
 
-    if (!bitmap_transition(target, BITMAP_VERB_MERGE_INTO, error) || !bitmap_load(target, error)) {
+    if (!bitmap_transition(target, BITMAP_VERB_MERGE_INTO, error)) {
         return false;
     }
     for (size_t i = 0; i < n_sources; i++) {
-        if (!check_source(target, sources[i], error)) {
+        if (!bitmap_check_merge(target, sources[i], error)) {
             return false;
         }
     }

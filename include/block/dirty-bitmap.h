@@ -112,6 +112,8 @@ bool bitmap_disable(DirtyBitmap *bitmap, UndoStack *undo, GError **error);
  * sizes must be equal. Sources may be of other lists, drained too when the source is enabled. */
 bool bitmap_merge(DirtyBitmap *target, DirtyBitmap *const sources[], size_t n_sources,
                   UndoStack *undo, GError **error);
+/* Whether one source could be merged now. */
+bool bitmap_check_merge(DirtyBitmap *target, DirtyBitmap *source, GError **error);
 
 /* Properties. Sizes and counts in bytes. */
 const char *bitmap_name(const DirtyBitmap *bitmap);
