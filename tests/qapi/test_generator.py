@@ -4,10 +4,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import sys
 import tempfile
+import unittest
 from pathlib import Path
-from typing import Callable, Dict, List, Set, Tuple
+from typing import Callable, List, Set, Tuple
 
 from qapi.build import load_schema
 from qapi.c_introspect import introspection
@@ -281,29 +285,48 @@ def manual_has_every_definition() -> None:
             check(f'.. _{entity.name}:' in text, f'{entity.name} is not in the manual')
 
 
+def manual_is_valid_rst() -> None:
+    program = shutil.which('rst2html')
+    if not program:
+        raise unittest.SkipTest('rst2html is not installed')
+    run = subprocess.run([program, '--report=2', '--halt=2', '-', os.devnull], check=False,
+                         input=reference_manual(load_schema(str(SCHEMA))), capture_output=True,
+                         text=True)
+    same(run.stderr, '')
+
+
 GOOD: List[Callable[[], None]] = [
     names, base_used_before_it_is_defined, files_are_read_once, branches_are_defined_before_unions,
     output_depends_on_the_schema_alone, introspection_is_closed,
-    introspection_hides_names_of_types, introspection_of_a_union, manual_has_every_definition]
+    introspection_hides_names_of_types, introspection_of_a_union, manual_has_every_definition,
+    manual_is_valid_rst]
+
+
+def outcome(test: Callable[[], None]) -> Tuple[str, str]:
+    """What went wrong, and why it was skipped."""
+    try:
+        test()
+    except AssertionError as error:
+        return str(error), ''
+    except unittest.SkipTest as reason:
+        return '', str(reason)
+    return '', ''
 
 
 def main() -> int:
-    results: Dict[str, str] = {}
+    results: List[Tuple[str, str, str]] = []
     for name, text, expected in REFUSED:
         said = refusal(text)
-        results[f'refuses: {name}'] = '' if said.startswith(expected) else said
+        results.append((f'refuses: {name}', '' if said.startswith(expected) else said, ''))
     for test in GOOD:
-        try:
-            test()
-            results[test.__name__.replace('_', ' ')] = ''
-        except AssertionError as error:
-            results[test.__name__.replace('_', ' ')] = str(error)
+        results.append((test.__name__.replace('_', ' '), *outcome(test)))
     print(f'1..{len(results)}')
-    for number, (name, problem) in enumerate(results.items(), 1):
-        print(f"{'not ' if problem else ''}ok {number} - {name}")
+    for number, (name, problem, skip) in enumerate(results, 1):
+        tail = f' # SKIP {skip}' if skip else ''
+        print(f"{'not ' if problem else ''}ok {number} - {name}{tail}")
         if problem:
             print(f'# {problem}')
-    return 1 if any(results.values()) else 0
+    return 1 if any(problem for _, problem, _ in results) else 0
 
 
 if __name__ == '__main__':

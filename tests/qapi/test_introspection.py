@@ -116,7 +116,7 @@ class Comparison:
     @staticmethod
     def _our_kind(type_: Type) -> str:
         if isinstance(type_, Builtin):
-            return type_.json
+            return str(type_.json)
         return 'array' if isinstance(type_, List_) else type(type_).__name__.lower()
 
     def types(self, where: str, ours: Type, name: str) -> None:

@@ -31,7 +31,7 @@ def command_words(oracle: Oracle, row: Dict[str, Any]) -> str:
 
 
 def main() -> int:
-    rows = json.loads(TABLE.read_text(encoding='utf-8'))
+    rows = json.loads(TABLE.read_text(encoding='utf-8'))['rows']
     reason = why_not(STORAGE_DAEMON[0])
     if reason:
         print(f'1..0 # SKIP {reason}')
