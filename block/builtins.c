@@ -11,4 +11,6 @@ void block_builtins_register(void)
     raw_driver_register();
     copy_before_write_driver_register();
     snapshot_access_driver_register();
+    copy_before_write_driver_register();
+    snapshot_access_driver_register();
 }

@@ -3,8 +3,8 @@
  * What a node is called in reports.
  *
  * A plain file name stands for a node when opening that name would give the same data: a protocol's
- * own name, or that of the file below a format without options. A filter shows the name of
- * what it filters. Everything else is written out as "json:{...}" with the options, and the
+ * own name, or that of the file below a format without options. A filter or view shows the name of
+ * what it is over. Everything else is written out as "json:{...}" with the options, and the
  * children's, that matter for the data.
  */
 #include "core-internal.h"
@@ -61,7 +61,8 @@ static const char *plain_name(const BlockNode *node)
         return node->filename[0] && !g_str_has_prefix(node->filename, "json:") ? node->filename
                                                                                : NULL;
     }
-    if (node_is_filter(node) || !node->file || has_own_options(node)) {
+    if (node_is_filter(node) || node->driver->pins_children || !node->file ||
+        has_own_options(node)) {
         return NULL;
     }
     return plain_name(node->file->node);
@@ -76,7 +77,7 @@ static char *describe(const BlockNode *node)
     if (plain) {
         return g_strdup(plain);
     }
-    if (node_is_filter(node) && node->file) {
+    if ((node_is_filter(node) || node->driver->pins_children) && node->file) {
         return g_strdup(node->file->node->filename);
     }
     full = full_options(node);

@@ -120,7 +120,7 @@ BlockDeviceInfo *node_info(BlockNode *node, bool flat, GError **error)
     info->ro = node->read_only;
     info->drv = g_strdup(node->driver->name);
     info->backing_file = node->backing ? g_strdup(node->backing->node->filename) : NULL;
-    info->backing_file_depth = layers_below(node);
+    info->backing_file_depth = flat ? 0 : layers_below(node);
     info->detect_zeroes = node->detect_zeroes;
     info->cache = g_new0(BlockdevCacheInfo, 1);
     info->cache->writeback = true;

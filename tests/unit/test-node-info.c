@@ -62,7 +62,7 @@ static void test_filter_shows_the_layer_below(void)
     g_autofree char *with = NULL;
     g_autofree char *without = NULL;
     const char *rest = "'node-name':'c','drv':'copy-before-write','ro':false,'encrypted':false,"
-                       "'backing_file_depth':1,'detect_zeroes':'off','write_threshold':0,"
+                       "'detect_zeroes':'off','write_threshold':0,"
                        "'bps':0,'bps_rd':0,'bps_wr':0,'iops':0,'iops_rd':0,'iops_wr':0,"
                        "'cache':{'writeback':true,'direct':false,'no-flush':false}";
 
@@ -74,9 +74,11 @@ static void test_filter_shows_the_layer_below(void)
     image = g_strdup_printf("'filename':'%s','format':'copy-before-write',"
                             "'virtual-size':1048576,'actual-size':0",
                             disk->filename);
-    with = g_strdup_printf("{%s,'file':'%s','image':{%s,'backing-image':%s}}", rest, disk->filename,
-                           image, below);
-    without = g_strdup_printf("{%s,'file':'%s','image':{%s}}", rest, disk->filename, image);
+    with = g_strdup_printf("{%s,'backing_file_depth':1,'file':'%s',"
+                           "'image':{%s,'backing-image':%s}}",
+                           rest, disk->filename, image, below);
+    without = g_strdup_printf("{%s,'backing_file_depth':0,'file':'%s','image':{%s}}", rest,
+                              disk->filename, image);
     assert_info("c", false, with);
     assert_info("c", true, without);
     delete_all();
