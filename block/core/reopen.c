@@ -7,7 +7,7 @@
  * name may be exchanged, and drivers say which of their own options may change.
  *
  * The steps, each on one undo stack, with all nodes and everything beneath drained:
- *   1. queue the nodes named, and the children they describe inline;
+ *   1. queue the nodes named, and the children they describe inline; flush them;
  *   2. for each, check what may not change, exchange children, apply common options, and let the
  *      driver prepare its own;
  *   3. compute permissions over all of it, which is where users that cannot bear the change refuse;
@@ -15,6 +15,7 @@
  */
 #include "core-internal.h"
 #include "qapi/codec.h"
+#include "util/coroutine.h"
 #include "util/error.h"
 
 #include <jansson.h>
@@ -349,6 +350,36 @@ static bool prepare_all(const ReopenQueue *queue, GPtrArray *before, UndoStack *
     return true;
 }
 
+/* --- what was written under the old options is on storage before they go --- */
+
+typedef struct Flush {
+    BlockNode *node;
+    int ret;
+} Flush;
+
+static void coroutine_fn flush_entry(void *opaque)
+{
+    Flush *flush = opaque;
+    BlockChild edge = { .node = flush->node }; /* for this call only */
+
+    flush->ret = child_co_flush(&edge);
+}
+
+static bool flush_all(GPtrArray *nodes, GError **error)
+{
+    for (guint i = 0; i < nodes->len; i++) {
+        Flush flush = { .node = g_ptr_array_index(nodes, i) };
+
+        coroutine_run(flush_entry, &flush);
+        if (flush.ret < 0) {
+            merino_error_errno(error, -flush.ret, "Error flushing node '%s'",
+                               flush.node->node_name);
+            return false;
+        }
+    }
+    return true;
+}
+
 static void reopen_free(void *opaque)
 {
     Reopen *reopen = opaque;
@@ -365,7 +396,7 @@ static bool reopen_drained(const ReopenQueue *queue, GError **error)
     UndoStack *undo = undo_stack_new();
 
     drain_end_with(drain_begin_below(items, nodes->len), undo);
-    return undo_finish(undo, prepare_all(queue, before, undo, error));
+    return undo_finish(undo, flush_all(nodes, error) && prepare_all(queue, before, undo, error));
 }
 
 bool node_reopen(const BlockdevOptionsList *options, GError **error)

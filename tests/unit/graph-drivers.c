@@ -6,6 +6,7 @@
 #include "util/event-loop.h"
 #include "util/size.h"
 
+#include <errno.h>
 #include <jansson.h>
 
 /* --- null-co --- */
@@ -78,6 +79,15 @@ static int coroutine_fn memory_pwritev(BlockNode *node, int64_t offset, int64_t 
     iov_to_buf(vec, 0, disk->data + offset, bytes);
     memory_leave(disk);
     return 0;
+}
+
+static int coroutine_fn memory_flush(BlockNode *node)
+{
+    MemoryDisk *disk = node->state;
+
+    coroutine_pause();
+    disk->flushes++;
+    return disk->refuse_flush ? -ENOSPC : 0;
 }
 
 static int coroutine_fn memory_truncate(BlockNode *node, int64_t size, GError **error)
@@ -172,6 +182,7 @@ static const BlockDriver memory_driver = {
     .reopen_prepare = memory_reopen_prepare,
     .co_preadv = memory_preadv,
     .co_pwritev = memory_pwritev,
+    .co_flush = memory_flush,
     .co_truncate = memory_truncate,
     .drain_begin = memory_drain_begin,
     .drain_end = memory_drain_end,

@@ -24,6 +24,8 @@ typedef struct MemoryDisk {
     atomic_bool hold;      /* requests wait until it is taken away */
     atomic_bool frozen;    /* the test believes that no request is here ... */
     atomic_int trespasses; /* ... and so many were */
+    int flushes;
+    bool refuse_flush; /* flushing fails */
     int quiet_begins, quiet_ends;
     int set_perm_calls;
     unsigned perm, shared; /* as last told */

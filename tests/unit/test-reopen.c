@@ -247,6 +247,34 @@ static void test_busy_bitmaps_keep_the_size(void)
     delete_all();
 }
 
+static void coroutine_fn write_some(void *opaque)
+{
+    uint8_t data[512] = { 1 };
+    IoVector vec;
+
+    iov_init_buf(&vec, data, sizeof(data));
+    g_assert_cmpint(backend_co_pwritev(opaque, 0, sizeof(data), &vec, 0), ==, 0);
+}
+
+static void test_writes_are_flushed_before(void)
+{
+    BlockNode *disk = add_node(DISK, "d");
+    BlockNode *raw = add_node(RAW, "r", "d");
+    BlockBackend *writer = attach(raw, PERM_WRITE);
+
+    add_node(DISK, "o");
+    coroutine_run(write_some, writer);
+    memory_disk(disk)->refuse_flush = true;
+    reopen_fails("[{'driver':'raw','node-name':'r','file':'o'}]",
+                 "Error flushing node 'r': No space left on device");
+    g_assert_true(raw->file->node == disk);
+    memory_disk(disk)->refuse_flush = false;
+    reopen_ok("[{'driver':'raw','node-name':'r','file':'o'}]");
+    g_assert_cmpint(memory_disk(disk)->flushes, ==, 2);
+    backend_free(writer);
+    delete_all();
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -263,5 +291,6 @@ int main(int argc, char **argv)
                     test_inline_child_left_behind_is_closed);
     g_test_add_func("/reopen/last-word-counts", test_last_word_counts);
     g_test_add_func("/reopen/busy-bitmaps-keep-the-size", test_busy_bitmaps_keep_the_size);
+    g_test_add_func("/reopen/writes-are-flushed-before", test_writes_are_flushed_before);
     return g_test_run();
 }
