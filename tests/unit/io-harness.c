@@ -94,17 +94,18 @@ static void check_promises(const BlockNode *node, int64_t offset, int64_t bytes,
     g_assert_true(max == 0 || bytes <= max);
 }
 
-/* One failure is used up by each request that it hits, when `count` is set. */
+static bool take_one(atomic_int *count)
+{
+    int now = atomic_load(count);
+
+    while (now > 0 && !atomic_compare_exchange_weak(count, &now, now - 1)) {
+    }
+    return now > 0;
+}
+
 static int failure(atomic_int *error, atomic_int *after)
 {
-    if (!atomic_load(error)) {
-        return 0;
-    }
-    if (atomic_load(after) > 0) {
-        atomic_fetch_sub(after, 1);
-        return 0;
-    }
-    return -atomic_load(error);
+    return atomic_load(error) && !take_one(after) ? -atomic_load(error) : 0;
 }
 
 static int coroutine_fn memory_preadv(BlockNode *node, int64_t offset, int64_t bytes, IoVector *vec,
@@ -140,7 +141,7 @@ static int coroutine_fn memory_pwritev(BlockNode *node, int64_t offset, int64_t 
     atomic_store(&disk->last_bytes, bytes);
     pass_gate(disk, &disk->hold_writes);
     ret = failure(&disk->fail_writes, &disk->fail_after);
-    if (ret == 0) {
+    if (ret == 0 && !take_one(&disk->lose_writes)) {
         iov_to_buf(vec, 0, disk->data + offset, bytes);
     }
     return ret;
@@ -385,6 +386,15 @@ void delete_node(const char *node_name)
     g_assert_no_error(error);
 }
 
+void insert_filter(char *text)
+{
+    g_autoptr(BlockdevOptions) options = parse_options(text);
+    GError *error = NULL;
+
+    node_insert_filter(options, NULL, &error);
+    g_assert_no_error(error);
+}
+
 /* --- requests --- */
 
 BlockBackend *open_user(BlockNode *node, unsigned perm)
@@ -551,47 +561,70 @@ uint32_t test_seed(void)
 }
 
 typedef struct Worker {
+    WorkerGroup *group;
     int index;
-    WorkFn *fn;
     uint32_t seed;
-    atomic_int *running;
-    atomic_bool *done;
 } Worker;
+
+struct WorkerGroup {
+    WorkFn *fn;
+    Worker *workers;
+    EventLoop **loops;
+    int n_threads;
+    atomic_int running;
+    atomic_bool done;
+};
 
 static void coroutine_fn worker_entry(void *opaque)
 {
     Worker *worker = opaque;
+    WorkerGroup *group = worker->group;
     GRand *random = g_rand_new_with_seed(worker->seed);
-    atomic_bool *done = worker->done;
 
-    worker->fn(worker->index, random);
+    group->fn(worker->index, random);
     g_rand_free(random);
-    if (atomic_fetch_sub(worker->running, 1) == 1) {
-        atomic_store(done, true);
+    if (atomic_fetch_sub(&group->running, 1) == 1) {
+        atomic_store(&group->done, true);
         event_loop_notify(event_loop_main());
     }
 }
 
-void run_workers(int n, int n_threads, WorkFn *fn)
+WorkerGroup *start_workers(int n, int n_threads, WorkFn *fn)
 {
-    g_autofree Worker *workers = g_new(Worker, n);
-    g_autofree EventLoop **loops = g_new(EventLoop *, n_threads);
-    GRand *random = g_rand_new_with_seed(test_seed());
-    atomic_int running;
-    atomic_bool done;
+    WorkerGroup *group = g_new0(WorkerGroup, 1);
+    static GRand *seeds;
 
-    atomic_init(&running, n);
-    atomic_init(&done, false);
+    if (!seeds) {
+        seeds = g_rand_new_with_seed(test_seed());
+    }
+    group->fn = fn;
+    group->workers = g_new(Worker, n);
+    group->loops = g_new(EventLoop *, n_threads);
+    group->n_threads = n_threads;
+    atomic_init(&group->running, n);
+    atomic_init(&group->done, false);
     for (int i = 0; i < n_threads; i++) {
-        loops[i] = event_loop_new("test", NULL);
+        group->loops[i] = event_loop_new("test", NULL);
     }
     for (int i = 0; i < n; i++) {
-        workers[i] = (Worker){ i, fn, g_rand_int(random), &running, &done };
-        coroutine_start_on(loops[i % n_threads], worker_entry, &workers[i]);
+        group->workers[i] = (Worker){ group, i, g_rand_int(seeds) };
+        coroutine_start_on(group->loops[i % n_threads], worker_entry, &group->workers[i]);
     }
-    g_rand_free(random);
-    event_loop_poll_until(event_loop_main(), &done);
-    for (int i = 0; i < n_threads; i++) {
-        event_loop_free(loops[i]);
+    return group;
+}
+
+void finish_workers(WorkerGroup *group)
+{
+    event_loop_poll_until(event_loop_main(), &group->done);
+    for (int i = 0; i < group->n_threads; i++) {
+        event_loop_free(group->loops[i]);
     }
+    g_free(group->loops);
+    g_free(group->workers);
+    g_free(group);
+}
+
+void run_workers(int n, int n_threads, WorkFn *fn)
+{
+    finish_workers(start_workers(n, n_threads, fn));
 }

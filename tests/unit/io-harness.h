@@ -25,6 +25,7 @@ typedef struct MemoryDisk {
     atomic_int fail_after;    /* so many more succeed first */
     atomic_int fail_reads;    /* positive errno */
     atomic_int refuse_zeroes; /* zero-writes are not supported */
+    atomic_int lose_writes;   /* so many writes are not done, but said to be */
     bool tells_zeroes;        /* block status finds blocks of zeroes */
 
     GMutex lock;
@@ -49,6 +50,8 @@ BlockNode *add_node(const char *format, ...) G_GNUC_PRINTF(1, 2);
 char *add_node_error(const char *format, ...) G_GNUC_PRINTF(1, 2);
 char *reopen_error(const char *format, ...) G_GNUC_PRINTF(1, 2); /* NULL: it went well */
 void delete_node(const char *node_name);
+/* node_insert_filter(); `text` is changed. */
+void insert_filter(char *text);
 
 #define assert_text(allocated, text)                                                               \
     do {                                                                                           \
@@ -90,6 +93,9 @@ int finish_write(AsyncWrite *write);
 
 /* Run `fn` in `n` coroutines spread over `n_threads` I/O threads, and wait until all have ended. */
 typedef void WorkFn(int index, GRand *random);
+typedef struct WorkerGroup WorkerGroup;
+WorkerGroup *start_workers(int n, int n_threads, WorkFn *fn);
+void finish_workers(WorkerGroup *group);
 void run_workers(int n, int n_threads, WorkFn *fn);
 /* From MERINO_TEST_SEED, or random; printed once. */
 uint32_t test_seed(void);
