@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "block/builtins.h"
 #include "block/drivers.h"
+#include "block/nbd.h"
 #include "util/event-loop.h"
 
 void block_builtins_register(void)
@@ -11,6 +12,5 @@ void block_builtins_register(void)
     raw_driver_register();
     copy_before_write_driver_register();
     snapshot_access_driver_register();
-    copy_before_write_driver_register();
-    snapshot_access_driver_register();
+    export_driver_register(&nbd_export_driver);
 }

@@ -2,8 +2,12 @@
 /*
  * Exports: disks offered to clients, by id, whatever the protocol.
  *
- * The registry owns the exports. Control plane, except where said. An export lives until
- * somebody deletes it and its last client is gone; then BLOCK_EXPORT_DELETED is sent.
+ * The registry owns the exports. An export is referenced once for the user who made it and once
+ * for each client; it is deleted when the last reference goes, and BLOCK_EXPORT_DELETED is sent.
+ *
+ * Control plane, except where said. Deleting changes the graph, so it happens in export_delete(),
+ * in export_close_all_type(), or from GLib's main context: never in the middle of other control
+ * work that polls the event loop.
  */
 #ifndef MERINO_BLOCK_EXPORT_H
 #define MERINO_BLOCK_EXPORT_H
@@ -17,22 +21,25 @@ typedef struct BlockExportDriver {
     size_t state_size;
     /* Start serving exp->backend, which is attached and has its permissions. */
     bool (*create)(BlockExport *exp, const BlockExportOptions *options, GError **error);
-    /* Turn clients away so that references go; any number of times. */
+    /* Turn clients away so that references go, and take no new ones; any number of times. */
     void (*request_shutdown)(BlockExport *exp);
     void (*destroy)(BlockExport *exp);
 } BlockExportDriver;
 
 struct BlockExport {
+    BlockExport *older, *newer; /* of the registry */
     char *id;
     const BlockExportDriver *driver;
-    void *state;
+    void *state; /* the driver's, driver->state_size zeroed bytes */
     BlockBackend *backend;
     EventLoop *loop; /* where its requests run */
     char *node_name;
+    bool on_iothread; /* `loop` is held from an iothread object */
     bool writable;
     bool writethrough;
-    bool user_owned;  /* not yet deleted by a command */
-    atomic_uint refs; /* one for the user, one per client */
+    bool user_owned;   /* not yet deleted by a command */
+    atomic_uint refs;  /* one for the user, one per client */
+    GSource *deletion; /* waits in the main context, once the last reference is gone */
 };
 
 void export_driver_register(const BlockExportDriver *driver);
@@ -41,15 +48,16 @@ BlockExport *export_add(const BlockExportOptions *options, GError **error);
 /* "safe" refuses while clients are connected; "hard" turns them away. */
 bool export_delete(const char *id, BlockExportRemoveMode mode, GError **error);
 BlockExport *export_find(const char *id);
+/* Newest first: export_next(NULL) is the newest. */
 BlockExport *export_next(BlockExport *previous);
 BlockExportInfoList *export_query(void);
 
-/* Any thread. The last unref deletes the export on the main thread and sends the event. */
+/* Any thread. */
 void export_ref(BlockExport *exp);
 void export_unref(BlockExport *exp);
 
 /* Turn away all clients of exports of this type (or all: BLOCK_EXPORT_TYPE__MAX) and wait until
- * the exports are gone. */
+ * the exports are gone and their events sent. */
 void export_close_all_type(int type);
 
 #endif

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Block status: what the selected contexts say of a range.
+ *
+ * All contexts are asked behind one door, so they belong to the same instant of the graph. A reply
+ * covers at least one byte of the request and never more than it; a context with more extents
+ * than fit tells the first ones.
+ *
+ * With extended headers a request may narrow the contexts down for itself: its payload is then the
+ * length of the range, 64 bits, and 32 bits for each context that it wants.
+ */
+#include "transmission.h"
+
+#include <errno.h>
+
+#define PAYLOAD_LENGTH_BYTES 8
+#define PAYLOAD_ID_BYTES     4
+
+static bool has_filter(const NbdRequestHeader *header)
+{
+    return header->flags & NBD_CMD_FLAG_PAYLOAD_LEN;
+}
+
+uint32_t nbd_block_status_check(const NbdTransmission *tx, const NbdRequestHeader *header,
+                                char **ret_message)
+{
+    if (!tx->conn->contexts.n) {
+        *ret_message = g_strdup("CMD_BLOCK_STATUS not negotiated");
+        return NBD_EINVAL;
+    }
+    if (!has_filter(header)) {
+        if (header->length == 0) {
+            *ret_message = g_strdup("need non-zero length");
+            return NBD_EINVAL;
+        }
+        return nbd_range_check(tx, header->command, header->offset, header->length, ret_message);
+    }
+    if (header->length < PAYLOAD_LENGTH_BYTES + PAYLOAD_ID_BYTES ||
+        (header->length - PAYLOAD_LENGTH_BYTES) % PAYLOAD_ID_BYTES != 0 ||
+        (header->length - PAYLOAD_LENGTH_BYTES) / PAYLOAD_ID_BYTES > tx->conn->contexts.n) {
+        *ret_message = g_strdup("payload of block status has a wrong length");
+        return NBD_EINVAL;
+    }
+    return 0;
+}
+
+/* The contexts to be asked, in the order of their ids; the caller frees. */
+static uint32_t *list_selected(const NbdContexts *contexts)
+{
+    uint32_t *ids = g_new(uint32_t, contexts->n);
+    unsigned n = 0;
+
+    for (uint32_t id = 0; id < contexts->selected->len; id++) {
+        if (nbd_contexts_has(contexts, id)) {
+            ids[n++] = id;
+        }
+    }
+    return ids;
+}
+
+/* The payload's list; NULL when it names a context that was not negotiated, or names one twice. */
+static uint32_t *list_wanted(const NbdRequest *request, unsigned n)
+{
+    const NbdContexts *contexts = &request->tx->conn->contexts;
+    g_autofree uint8_t *seen = g_malloc0(contexts->selected->len);
+    g_autofree uint32_t *ids = g_new(uint32_t, n);
+    const uint8_t *next = (uint8_t *)request->buffer + PAYLOAD_LENGTH_BYTES;
+
+    for (unsigned i = 0; i < n; i++, next += PAYLOAD_ID_BYTES) {
+        ids[i] = nbd_get32(next);
+        if (!nbd_contexts_has(contexts, ids[i]) || seen[ids[i]]) {
+            return NULL;
+        }
+        seen[ids[i]] = 1;
+    }
+    return g_steal_pointer(&ids);
+}
+
+/* --- the contexts --- */
+
+typedef uint64_t StatusToFlags(const BlockStatus *status);
+
+static uint64_t allocation_flags(const BlockStatus *status)
+{
+    return (status->flags & BLOCK_STATUS_DATA ? 0 : NBD_EXTENT_HOLE) |
+           (status->flags & BLOCK_STATUS_ZERO ? NBD_EXTENT_ZERO : 0);
+}
+
+/* 0: in no layer; else 1 for the top layer, and so on downwards. */
+static uint64_t depth_flags(const BlockStatus *status)
+{
+    return status->flags & BLOCK_STATUS_ALLOCATED ? (uint64_t)status->depth + 1 : 0;
+}
+
+static int coroutine_fn add_status(NbdExtents *extents, BlockNode *node, int64_t offset,
+                                   int64_t bytes, StatusToFlags *to_flags)
+{
+    while (bytes) {
+        BlockStatus status;
+        int ret = node_co_block_status_above(node, NULL, offset, bytes, &status);
+
+        if (ret < 0) {
+            return ret;
+        }
+        if (!nbd_extents_add(extents, (uint64_t)status.bytes, to_flags(&status))) {
+            break;
+        }
+        offset += status.bytes;
+        bytes -= status.bytes;
+    }
+    return 0;
+}
+
+static int coroutine_fn add_context(const NbdTransmission *tx, NbdContextExtents *context,
+                                    int64_t offset, int64_t bytes)
+{
+    BlockNode *node = backend_node(tx->backend);
+
+    switch (context->context) {
+    case NBD_CONTEXT_ALLOCATION:
+        return add_status(&context->extents, node, offset, bytes, allocation_flags);
+    case NBD_CONTEXT_DEPTH:
+        return add_status(&context->extents, node, offset, bytes, depth_flags);
+    default:
+        nbd_extents_add_bitmap(
+            &context->extents,
+            g_array_index(tx->exp->bitmaps, NbdBitmap, context->context - NBD_CONTEXT_FIRST_BITMAP)
+                .bitmap,
+            offset, bytes);
+        return 0;
+    }
+}
+
+static int coroutine_fn answer(NbdRequest *request, const uint32_t *ids, unsigned n, int64_t bytes)
+{
+    const NbdTransmission *tx = request->tx;
+    unsigned max =
+        request->header.flags & NBD_CMD_FLAG_REQ_ONE
+            ? 1
+            : NBD_EXTENTS_BYTES / (tx->conn->extended ? NBD_EXTENT_EXT_BYTES : NBD_EXTENT_BYTES);
+    g_autofree NbdContextExtents *contexts = g_new(NbdContextExtents, n);
+    int ret = 0;
+
+    for (unsigned i = 0; i < n; i++) {
+        contexts[i].context = ids[i];
+        nbd_extents_init(&contexts[i].extents, max);
+        if (ret == 0) {
+            ret = add_context(tx, &contexts[i], (int64_t)request->header.offset, bytes);
+        }
+    }
+    if (ret == 0) {
+        nbd_reply_extents(request, contexts, n);
+    }
+    for (unsigned i = 0; i < n; i++) {
+        nbd_extents_done(&contexts[i].extents);
+    }
+    return ret;
+}
+
+int coroutine_fn nbd_block_status(NbdRequest *request)
+{
+    const NbdTransmission *tx = request->tx;
+    const NbdRequestHeader *header = &request->header;
+    g_autofree uint32_t *ids = NULL;
+    g_autofree char *message = NULL;
+    uint64_t bytes = header->length;
+    unsigned n = tx->conn->contexts.n;
+    uint32_t error = 0;
+
+    if (has_filter(header)) {
+        bytes = nbd_get64(request->buffer);
+        n = (unsigned)(header->length - PAYLOAD_LENGTH_BYTES) / PAYLOAD_ID_BYTES;
+        ids = list_wanted(request, n);
+        error = nbd_range_check(tx, header->command, header->offset, bytes, &message);
+        if (!error && (!ids || bytes == 0)) {
+            message = g_strdup(ids ? "need non-zero length" : "context was not negotiated");
+            error = NBD_EINVAL;
+        }
+    } else {
+        ids = list_selected(&tx->conn->contexts);
+    }
+    if (error) {
+        nbd_reply_error(request, error, message);
+        return 0;
+    }
+    return answer(request, ids, n, (int64_t)bytes);
+}

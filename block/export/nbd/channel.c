@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: MIT */
+#include "channel.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+void nbd_channel_init(NbdChannel *channel, int fd)
+{
+    int on = 1;
+
+    channel->fd = fd;
+    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+    /* Replies are gathered before they are sent; waiting for more would only delay them. Fails
+     * on sockets that are not TCP, which have no such delay. */
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+}
+
+void nbd_channel_done(NbdChannel *channel)
+{
+    close(channel->fd);
+    channel->fd = -1;
+}
+
+void nbd_channel_shutdown(NbdChannel *channel)
+{
+    shutdown(channel->fd, SHUT_RDWR);
+}
+
+ssize_t coroutine_fn nbd_channel_recv(NbdChannel *channel, const struct iovec *iov, int niov)
+{
+    return co_io_recv(channel->fd, iov, niov);
+}
+
+int coroutine_fn nbd_channel_recv_all(NbdChannel *channel, void *buf, size_t bytes)
+{
+    struct iovec iov = { .iov_base = buf, .iov_len = bytes };
+
+    while (iov.iov_len) {
+        ssize_t ret = nbd_channel_recv(channel, &iov, 1);
+
+        if (ret <= 0) {
+            return ret ? (int)ret : -ECONNRESET;
+        }
+        iov.iov_base = (char *)iov.iov_base + ret;
+        iov.iov_len -= (size_t)ret;
+    }
+    return 0;
+}
+
+ssize_t nbd_channel_try_send(NbdChannel *channel, const struct iovec *iov, int niov)
+{
+    struct msghdr message = { .msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)niov };
+    ssize_t ret;
+
+    do {
+        ret = sendmsg(channel->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    } while (ret < 0 && errno == EINTR);
+    return ret < 0 ? -errno : ret;
+}
+
+int coroutine_fn nbd_channel_wait_writable(NbdChannel *channel)
+{
+    int ret = co_io_poll(channel->fd, POLLOUT);
+
+    return ret < 0 ? ret : 0;
+}
+
+int coroutine_fn nbd_channel_send_all(NbdChannel *channel, const void *buf, size_t bytes)
+{
+    struct iovec iov = { .iov_base = (void *)buf, .iov_len = bytes };
+
+    while (iov.iov_len) {
+        ssize_t ret = nbd_channel_try_send(channel, &iov, 1);
+
+        if (ret == -EAGAIN) {
+            ret = nbd_channel_wait_writable(channel);
+        }
+        if (ret < 0) {
+            return (int)ret;
+        }
+        iov.iov_base = (char *)iov.iov_base + ret;
+        iov.iov_len -= (size_t)ret;
+    }
+    return 0;
+}

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The byte stream under a connection.
+ *
+ * A channel is a connected, non-blocking socket that it owns. What lies between the socket and the
+ * protocol (plain bytes, or records of an encrypted session) is known here and nowhere else.
+ *
+ * Receiving and sending belong to one event loop at a time. nbd_channel_shutdown() may be called on
+ * the main thread while another thread's loop uses the channel: both directions end, waiters wake.
+ * The channel is freed on the main thread, when no loop uses it any more, so the descriptor's
+ * number cannot pass to something else in between.
+ */
+#ifndef MERINO_NBD_CHANNEL_H
+#define MERINO_NBD_CHANNEL_H
+
+#include "util/event-loop.h"
+
+typedef struct NbdChannel {
+    int fd;
+} NbdChannel;
+
+/* Takes over `fd`, which is made non-blocking. */
+void nbd_channel_init(NbdChannel *channel, int fd);
+void nbd_channel_done(NbdChannel *channel);
+
+void nbd_channel_shutdown(NbdChannel *channel);
+
+/* At least one byte; 0 at the end of the stream; -errno. */
+ssize_t coroutine_fn nbd_channel_recv(NbdChannel *channel, const struct iovec *iov, int niov);
+
+/* Exactly `bytes`. 0, or -errno; the end of the stream is -ECONNRESET. */
+int coroutine_fn nbd_channel_recv_all(NbdChannel *channel, void *buf, size_t bytes);
+
+/* What the stream takes without waiting: at least one byte, or -EAGAIN, or another -errno. */
+ssize_t nbd_channel_try_send(NbdChannel *channel, const struct iovec *iov, int niov);
+/* Wait until the stream takes more. */
+int coroutine_fn nbd_channel_wait_writable(NbdChannel *channel);
+
+/* All of it. 0 or -errno. */
+int coroutine_fn nbd_channel_send_all(NbdChannel *channel, const void *buf, size_t bytes);
+
+#endif

@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: MIT */
+#include "listen.h"
+
+#include "util/error.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define SOCKET_FLAGS (SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
+
+/* --- unix --- */
+
+static bool is_abstract(const UnixSocketAddress *address)
+{
+    return address->has_abstract && address->abstract;
+}
+
+/* An abstract name begins with a zero byte and, unless "tight", is padded with more. */
+static bool fill_unix(const UnixSocketAddress *address, struct sockaddr_un *ret_un,
+                      socklen_t *ret_length, GError **error)
+{
+    size_t length = strlen(address->path);
+    size_t skip = is_abstract(address) ? 1 : 0;
+
+    *ret_un = (struct sockaddr_un){ .sun_family = AF_UNIX };
+    if (length + skip > sizeof(ret_un->sun_path) - (skip ? 0 : 1)) {
+        merino_error(error, "UNIX socket path '%s' is too long", address->path);
+        return false;
+    }
+    if (!length) {
+        merino_error(error, "UNIX socket path is empty");
+        return false;
+    }
+    memcpy(ret_un->sun_path + skip, address->path, length);
+    *ret_length = sizeof(*ret_un);
+    if (skip && !(address->has_tight && !address->tight)) {
+        *ret_length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + skip + length);
+    }
+    return true;
+}
+
+static int listen_unix(const UnixSocketAddress *address, GError **error)
+{
+    struct sockaddr_un un;
+    socklen_t length;
+    int fd;
+
+    if (!fill_unix(address, &un, &length, error)) {
+        return -1;
+    }
+    if (!is_abstract(address) && unlink(address->path) < 0 && errno != ENOENT) {
+        merino_error_errno(error, errno, "Failed to unlink socket %s", address->path);
+        return -1;
+    }
+    fd = socket(AF_UNIX, SOCKET_FLAGS, 0);
+    if (fd < 0) {
+        merino_error_errno(error, errno, "Failed to create Unix socket");
+        return -1;
+    }
+    if (bind(fd, (struct sockaddr *)&un, length) < 0) {
+        merino_error_errno(error, errno, "Failed to bind socket to %s", address->path);
+    } else if (listen(fd, SOMAXCONN) < 0) {
+        merino_error_errno(error, errno, "Failed to listen on socket");
+    } else {
+        return fd;
+    }
+    close(fd);
+    return -1;
+}
+
+/* --- inet --- */
+
+/* Which families the options leave: AF_UNSPEC for both. */
+static bool choose_family(const InetSocketAddress *address, int *ret_family, GError **error)
+{
+    bool want4 = address->has_ipv4 && address->ipv4, want6 = address->has_ipv6 && address->ipv6;
+    bool not4 = address->has_ipv4 && !address->ipv4, not6 = address->has_ipv6 && !address->ipv6;
+
+    if (not4 && not6) {
+        merino_error(error, "Cannot disable IPv4 and IPv6 at same time");
+        return false;
+    }
+    *ret_family = AF_UNSPEC;
+    if (want6 != want4 || not4 || not6) {
+        *ret_family = want6 || not4 ? AF_INET6 : AF_INET;
+    }
+    return true;
+}
+
+static struct addrinfo *resolve(const InetSocketAddress *address, GError **error)
+{
+    struct addrinfo hints = { .ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM };
+    struct addrinfo *found = NULL;
+    int ret;
+
+    if (!choose_family(address, &hints.ai_family, error)) {
+        return NULL;
+    }
+    if (address->has_numeric && address->numeric) {
+        hints.ai_flags |= AI_NUMERICHOST | AI_NUMERICSERV;
+    }
+    ret = getaddrinfo(*address->host ? address->host : NULL, *address->port ? address->port : "0",
+                      &hints, &found);
+    if (ret) {
+        merino_error(error, "address resolution failed for %s:%s: %s", address->host, address->port,
+                     gai_strerror(ret));
+        return NULL;
+    }
+    return found;
+}
+
+static in_port_t *port_of(struct sockaddr *address)
+{
+    return address->sa_family == AF_INET6 ? &((struct sockaddr_in6 *)address)->sin6_port
+                                          : &((struct sockaddr_in *)address)->sin_port;
+}
+
+/* A socket for one resolved address; -errno. */
+static int bind_inet(const struct addrinfo *info, const struct sockaddr *to)
+{
+    int fd = socket(info->ai_family, SOCKET_FLAGS, info->ai_protocol);
+    int on = 1;
+    int err;
+
+    if (fd < 0) {
+        return -errno;
+    }
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    if (info->ai_family == AF_INET6) {
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
+    }
+    if (bind(fd, to, info->ai_addrlen) == 0 && listen(fd, SOMAXCONN) == 0) {
+        return fd;
+    }
+    err = errno;
+    close(fd);
+    return -err;
+}
+
+/* All addresses at one port. False, with nothing left open, and the reason in `ret_err`. */
+static bool bind_all(const struct addrinfo *found, uint16_t port, GArray *fds, int *ret_err)
+{
+    for (const struct addrinfo *info = found; info; info = info->ai_next) {
+        struct sockaddr_storage to = { 0 };
+        socklen_t length = sizeof(to);
+        int fd;
+
+        memcpy(&to, info->ai_addr, info->ai_addrlen);
+        *port_of((struct sockaddr *)&to) = htons(port);
+        fd = bind_inet(info, (struct sockaddr *)&to);
+        if ((fd == -EAFNOSUPPORT || fd == -EADDRNOTAVAIL) && (info->ai_next || fds->len)) {
+            continue;
+        }
+        if (fd < 0) {
+            *ret_err = -fd;
+            for (guint i = 0; i < fds->len; i++) {
+                close(g_array_index(fds, int, i));
+            }
+            g_array_set_size(fds, 0);
+            return false;
+        }
+        g_array_append_val(fds, fd);
+        /* The system chose a port for the first: the others take the same. */
+        if (port == 0 && getsockname(fd, (struct sockaddr *)&to, &length) == 0) {
+            port = ntohs(*port_of((struct sockaddr *)&to));
+        }
+    }
+    return true;
+}
+
+static bool listen_inet(const InetSocketAddress *address, GArray *fds, GError **error)
+{
+    struct addrinfo *found = resolve(address, error);
+    uint16_t first, last;
+    bool ok = false;
+    int err = 0;
+
+    if (!found) {
+        return false;
+    }
+    first = ntohs(*port_of(found->ai_addr));
+    last = address->has_to ? MAX(address->to, first) : first;
+    for (unsigned port = first; !ok && port <= last; port++) {
+        ok = bind_all(found, (uint16_t)port, fds, &err);
+        if (!ok && err != EADDRINUSE) {
+            break;
+        }
+    }
+    freeaddrinfo(found);
+    if (!ok && err == EADDRINUSE) {
+        merino_error_errno(error, err, "Failed to find an available port");
+    } else if (!ok) {
+        merino_error_errno(error, err, "Failed to bind socket");
+    } else if (address->has_keep_alive && address->keep_alive) {
+        for (guint i = 0; i < fds->len; i++) {
+            int on = 1;
+
+            /* Inherited by the sockets that are accepted. */
+            setsockopt(g_array_index(fds, int, i), SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+        }
+    }
+    return ok;
+}
+
+/* --- a descriptor that this process was started with --- */
+
+static int listen_fd(const FdSocketAddress *address, GError **error)
+{
+    int listening = 0;
+    socklen_t length = sizeof(listening);
+    char *end;
+    long fd = strtol(address->str, &end, 10);
+
+    if (end == address->str || *end || fd < 0 || fd > INT_MAX) {
+        merino_error(error, "Unable to parse FD number %s", address->str);
+        return -1;
+    }
+    if (getsockopt((int)fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &length) < 0 || !listening) {
+        merino_error(error, "File descriptor '%s' is not a listening socket", address->str);
+        return -1;
+    }
+    fcntl((int)fd, F_SETFL, fcntl((int)fd, F_GETFL) | O_NONBLOCK);
+    fcntl((int)fd, F_SETFD, FD_CLOEXEC);
+    return (int)fd;
+}
+
+GArray *nbd_listen(const SocketAddress *address, GError **error)
+{
+    g_autoptr(GArray) fds = g_array_new(FALSE, FALSE, sizeof(int));
+    int fd = -1;
+
+    switch (address->type) {
+    case SOCKET_ADDRESS_TYPE_UNIX:
+        fd = listen_unix(&address->u.q_unix, error);
+        break;
+    case SOCKET_ADDRESS_TYPE_INET:
+        return listen_inet(&address->u.inet, fds, error) ? g_steal_pointer(&fds) : NULL;
+    case SOCKET_ADDRESS_TYPE_FD:
+        fd = listen_fd(&address->u.fd, error);
+        break;
+    default:
+        merino_error(error, "The NBD server listens on addresses of type 'inet', 'unix' and 'fd'");
+        break;
+    }
+    if (fd < 0) {
+        return NULL;
+    }
+    g_array_append_val(fds, fd);
+    return g_steal_pointer(&fds);
+}
+
+void nbd_listen_close(GArray *fds, const SocketAddress *address)
+{
+    for (guint i = 0; i < fds->len; i++) {
+        close(g_array_index(fds, int, i));
+    }
+    g_array_free(fds, TRUE);
+    if (address->type == SOCKET_ADDRESS_TYPE_UNIX && !is_abstract(&address->u.q_unix)) {
+        unlink(address->u.q_unix.path);
+    }
+}
