@@ -98,6 +98,13 @@ static inline uint64_t *hb_words(HbPage *page)
     return (uint64_t *)page->words;
 }
 
+/* The words of the page behind the entry after `slot`, or NULL: what a walk reads next. */
+static inline const uint64_t *hb_words_ahead(HbDir *dir, unsigned slot)
+{
+    HbEntry e = atomic_load(&dir->entries[(slot + 1) % HB_DIR_ENTRIES]);
+    return hb_is_block(e) ? hb_words(hb_page(e)) : NULL;
+}
+
 /* ---- Places ---- */
 
 static inline uint64_t hb_line_bit(uint64_t index)
@@ -189,6 +196,12 @@ static inline HbEntry hb_peek(const HBitmap *bm, uint64_t p)
 /* The first root entry at or after `d` whose line is in `lines` (dirty or present), or n_roots. */
 uint64_t hb_next_root(const HBitmap *bm, const _Atomic uint64_t *lines, uint64_t d);
 
+/* ---- hbitmap-alloc.c ---- */
+
+/* Memory for a directory or a page, with any content. Aborts when there is none. */
+void *hb_block_alloc(void);
+void hb_block_free(void *block);
+
 /* ---- hbitmap-tree.c: blocks, references, copy on write ---- */
 
 HbPage *hb_page_new(HbEntry fill);
@@ -256,8 +269,12 @@ uint64_t hb_coarse_size(uint64_t size, int k);
 
 /* ---- hbitmap-words.c: loops over the 512 words of a page, which lie on a 64-byte boundary ---- */
 
-/* dst = a | b; dst may be a. Returns the number of bits set in dst. */
-unsigned hb_words_or(const uint64_t *a, const uint64_t *b, uint64_t *dst);
+/*
+ * dst = a | b; dst may be a. Returns the number of bits set in dst. `ahead_a` and
+ * `ahead_b` are the words that will be a and b in the next call, or NULL.
+ */
+unsigned hb_words_or(const uint64_t *a, const uint64_t *b, uint64_t *dst, const uint64_t *ahead_a,
+                     const uint64_t *ahead_b);
 unsigned hb_words_count(const uint64_t *words);
 
 /* Whether every bit of `a` is set in `b`. */
@@ -267,8 +284,10 @@ uint64_t hb_words_summary(const uint64_t *words);
 /*
  * Every 2^k bits of a page (k from 1 to 15) become one, set when any of them is:
  * 32768 >> k bits, ORed into `out` from bit `out_bit` on, a multiple of that number.
+ * `ahead` are the words of the next call, or NULL.
  */
-void hb_words_shrink(const uint64_t *words, int k, uint64_t *out, unsigned out_bit);
+void hb_words_shrink(const uint64_t *words, int k, uint64_t *out, unsigned out_bit,
+                     const uint64_t *ahead);
 
 /* The inverse: the first 32768 >> k bits of `words` become 2^k bits each, a page (k 1 to 15). */
 void hb_words_spread(const uint64_t *words, int k, uint64_t *out);

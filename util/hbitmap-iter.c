@@ -147,10 +147,39 @@ uint64_t hbitmap_next_clear(const HBitmap *bm, uint64_t start, uint64_t end)
 
 /* ---- Runs and ranges ---- */
 
+/*
+ * The answer for a run that begins and ends within the word of `start`: one way down the tree
+ * instead of two, for those who walk through scattered bits.
+ */
+static bool word_next_area(const HBitmap *bm, uint64_t start, uint64_t end, uint64_t max_bits,
+                           uint64_t *ret_start, uint64_t *ret_len)
+{
+    HbEntry e = hb_peek(bm, start >> HB_PAGE_BITS_LOG2);
+    if (!hb_is_block(e)) {
+        return false;
+    }
+    uint64_t value = atomic_load(&hb_page(e)->words[start / 64 % HB_PAGE_WORDS]) >> (start % 64);
+    if (!value) {
+        return false;
+    }
+    unsigned skip = __builtin_ctzll(value);
+    unsigned len = ~(value >> skip) ? __builtin_ctzll(~(value >> skip)) : 64;
+    uint64_t first = start + skip;
+    if (first % 64 + len >= 64 || first >= end) {
+        return false;
+    }
+    *ret_start = first;
+    *ret_len = MIN(MIN(len, max_bits), end - first);
+    return true;
+}
+
 bool hbitmap_next_dirty_area(const HBitmap *bm, uint64_t start, uint64_t end, uint64_t max_bits,
                              uint64_t *ret_start, uint64_t *ret_len)
 {
-    g_assert(max_bits > 0);
+    g_assert(max_bits > 0 && start <= end && end <= bm->size);
+    if (start < end && word_next_area(bm, start, end, max_bits, ret_start, ret_len)) {
+        return true;
+    }
     uint64_t first = hbitmap_next_dirty(bm, start, end);
     if (first == end) {
         return false;

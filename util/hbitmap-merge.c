@@ -180,10 +180,12 @@ enum {
 };
 
 /*
- * OR words into the page at `slot` of an owned directory. A page that becomes full turns
- * into HB_ONES: a page that reaches beyond the size cannot (invariant 1 of hbitmap.c).
+ * OR words into the page at `slot` of an owned directory; `ahead` are those for the next slot. A
+ * page that becomes full turns into HB_ONES: a page that reaches beyond the size cannot (invariant
+ * 1 of hbitmap.c).
  */
-static void slot_merge(HbDir *dir, unsigned slot, const uint64_t *words, uint64_t summary)
+static void slot_merge(HbDir *dir, unsigned slot, const uint64_t *words, uint64_t summary,
+                       const uint64_t *ahead)
 {
     HbEntry e = atomic_load(&dir->entries[slot]);
 
@@ -202,7 +204,8 @@ static void slot_merge(HbDir *dir, unsigned slot, const uint64_t *words, uint64_
         if (__builtin_popcountll(summary) < HB_FEW_LINES) {
             page_merge_lines(page, words, summary);
         } else {
-            atomic_store(&page->count, hb_words_or(hb_words(page), words, hb_words(page)));
+            atomic_store(&page->count, hb_words_or(hb_words(page), words, hb_words(page),
+                                                   hb_words_ahead(dir, slot), ahead));
         }
         atomic_store(&page->summary, atomic_load(&page->summary) | summary);
         hb_mark(&dir->summary, hb_line_bit(slot));
@@ -218,7 +221,7 @@ void hb_merge_words(HBitmap *bm, uint64_t p, const uint64_t *words, uint64_t sum
     uint64_t d = hb_page_dir(p);
 
     if (summary && atomic_load(&bm->roots[d]) != HB_ONES) {
-        slot_merge(hb_own_dir(bm, d), hb_page_slot(p), words, summary);
+        slot_merge(hb_own_dir(bm, d), hb_page_slot(p), words, summary, NULL);
         hb_mark_root(bm, d);
     }
 }
@@ -251,7 +254,8 @@ static void merge_page(HbDir *dir, HbDir *src_dir, unsigned slot)
     } else if (atomic_load(&dir->entries[slot]) == HB_ABSENT) {
         hb_put_page(dir, slot, hb_share_page(&src_dir->entries[slot]));
     } else {
-        slot_merge(dir, slot, hb_words(page), atomic_load(&page->summary));
+        slot_merge(dir, slot, hb_words(page), atomic_load(&page->summary),
+                   hb_words_ahead(src_dir, slot));
     }
 }
 

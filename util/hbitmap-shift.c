@@ -49,7 +49,7 @@ static void gather_flush_run(Gather *g)
 }
 
 /* Add the page `p` of the fine bitmap. Pages come in ascending order. */
-static void gather_page(Gather *g, uint64_t p, HbPage *page)
+static void gather_page(Gather *g, uint64_t p, HbPage *page, const uint64_t *ahead)
 {
     uint64_t coarse_bit = (p << HB_PAGE_BITS_LOG2) >> g->k;
     uint64_t coarse_page = coarse_bit >> HB_PAGE_BITS_LOG2;
@@ -69,7 +69,7 @@ static void gather_page(Gather *g, uint64_t p, HbPage *page)
     if (g->k > HB_PAGE_BITS_LOG2) {
         g->words[bit / 64] |= UINT64_C(1) << (bit % 64);
     } else {
-        hb_words_shrink(hb_words(page), g->k, g->words, bit);
+        hb_words_shrink(hb_words(page), g->k, g->words, bit, ahead);
     }
 }
 
@@ -92,7 +92,7 @@ static void gather_dir(Gather *g, uint64_t d, HbDir *dir)
             if (e == HB_ONES) {
                 gather_ones(g, p << HB_PAGE_BITS_LOG2, HB_PAGE_BITS);
             } else if (hb_is_block(e)) {
-                gather_page(g, p, hb_page(e));
+                gather_page(g, p, hb_page(e), hb_words_ahead(dir, slot));
             }
         }
     }

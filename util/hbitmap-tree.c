@@ -14,18 +14,9 @@
 
 /* ---- Blocks ---- */
 
-static void *block_alloc(size_t size)
-{
-    void *block = aligned_alloc(64, size);
-    if (!block) {
-        g_error("out of memory for a bitmap page");
-    }
-    return block;
-}
-
 static HbPage *page_alloc(unsigned count, uint64_t summary)
 {
-    HbPage *page = block_alloc(sizeof(*page));
+    HbPage *page = hb_block_alloc();
     atomic_init(&page->refs, 1);
     atomic_init(&page->count, count);
     atomic_init(&page->summary, summary);
@@ -44,7 +35,7 @@ HbPage *hb_page_new(HbEntry fill)
 HbPage *hb_page_from_words(const uint64_t *a, const uint64_t *b, uint64_t summary)
 {
     HbPage *page = page_alloc(0, summary);
-    atomic_init(&page->count, hb_words_or(a, b, hb_words(page)));
+    atomic_init(&page->count, hb_words_or(a, b, hb_words(page), NULL, NULL));
     return page;
 }
 
@@ -67,7 +58,7 @@ static HbPage *page_copy(HbPage *from)
 
 HbDir *hb_dir_new(HbEntry fill)
 {
-    HbDir *dir = block_alloc(sizeof(*dir));
+    HbDir *dir = hb_block_alloc();
 
     atomic_init(&dir->refs, 1);
     atomic_init(&dir->summary, fill == HB_ONES ? ~UINT64_C(0) : 0);
@@ -80,7 +71,7 @@ HbDir *hb_dir_new(HbEntry fill)
 /* A copy of a shared directory. Its pages become shared between both. */
 static HbDir *dir_copy(HbDir *from)
 {
-    HbDir *dir = block_alloc(sizeof(*dir));
+    HbDir *dir = hb_block_alloc();
 
     atomic_init(&dir->refs, 1);
     atomic_init(&dir->summary, atomic_load(&from->summary));
@@ -95,7 +86,7 @@ static HbDir *dir_copy(HbDir *from)
 void hb_page_unref(HbPage *page)
 {
     if (atomic_fetch_sub(&page->refs, 1) == 1) {
-        free(page);
+        hb_block_free(page);
     }
 }
 
@@ -105,7 +96,7 @@ void hb_dir_unref(HbDir *dir)
         for (int i = 0; i < HB_DIR_ENTRIES; i++) {
             hb_drop_page(atomic_load(&dir->entries[i]));
         }
-        free(dir);
+        hb_block_free(dir);
     }
 }
 

@@ -2,17 +2,19 @@
 /*
  * HBitmap: loops over the 512 words of a page.
  *
- * They are written once, with the compiler's vectors, and compiled three times on
- * x86-64: for any machine, with AVX2, and with the three-operand logic of
- * AVX-512. (Vectors of 32 bytes serve all three best.) The choice is made at
- * each call by a plain test of what the machine has, so that sanitizers and static
- * linking need nothing special.
+ * They are written once, with the compiler's vectors, and compiled twice on x86-64: for any
+ * machine and with AVX2. (The wider registers of AVX-512 were tried and gain nothing: memory is
+ * the limit.) The choice is made at each call by a plain test of what the machine has, so that
+ * sanitizers and static linking need nothing special.
  *
  * Callers own the words: nobody else writes them meanwhile.
  */
 #include "hbitmap-internal.h"
 
 #include <string.h>
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 typedef uint64_t Vec __attribute__((vector_size(32), may_alias));
 
@@ -26,27 +28,16 @@ enum {
 #define INLINE static inline __attribute__((always_inline))
 
 #if defined(__x86_64__)
-#define FOR_AVX2   __attribute__((target("avx2")))
-#define FOR_AVX512 __attribute__((target("avx512f,avx512vl")))
-/* Define `name` by `body`, a call of an always-inline function, for each kind of machine. */
+#define FOR_AVX2 __attribute__((target("avx2")))
+/* Define `name` by `name`_body, an always-inline function, for each kind of machine. */
 #define KERNEL(type, name, params, args)                                                           \
     static FOR_AVX2 type name##_avx2 params                                                        \
     {                                                                                              \
         return name##_body args;                                                                   \
     }                                                                                              \
-    static FOR_AVX512 type name##_avx512 params                                                    \
-    {                                                                                              \
-        return name##_body args;                                                                   \
-    }                                                                                              \
     type name params                                                                               \
     {                                                                                              \
-        if (__builtin_cpu_supports("avx512vl")) {                                                  \
-            return name##_avx512 args;                                                             \
-        }                                                                                          \
-        if (__builtin_cpu_supports("avx2")) {                                                      \
-            return name##_avx2 args;                                                               \
-        }                                                                                          \
-        return name##_body args;                                                                   \
+        return __builtin_cpu_supports("avx2") ? name##_avx2 args : name##_body args;               \
     }
 #else
 #define KERNEL(type, name, params, args)                                                           \
@@ -55,6 +46,18 @@ enum {
         return name##_body args;                                                                   \
     }
 #endif
+
+/*
+ * Ask for some lines of the page whose words will be wanted next. The pages of a
+ * directory lie anywhere in memory, so the hardware does not foresee them; asked for line by
+ * line during the work on this page, they come in its shadow. A prefetch of nothing is harmless.
+ */
+INLINE void prefetch_lines(const uint64_t *ahead, int first, int n)
+{
+    for (int i = first; i < first + n; i++) {
+        __builtin_prefetch((const void *)((uintptr_t)ahead + i * HB_LINE * sizeof(*ahead)));
+    }
+}
 
 /* ---- Counting ---- */
 
@@ -81,29 +84,28 @@ INLINE void vec_popcount(Vec *v)
     *v = x & 0xff;
 }
 
-/* A full adder: *sum takes the sum of three bits, *carry the carry. */
-INLINE void vec_add(Vec *carry, Vec *sum, const Vec *a, const Vec *b)
-{
-    Vec u = *a ^ *b;
-    Vec c = (*a & *b) | (u & *sum);
-    *sum ^= u;
-    *carry = c;
-}
+/* A full adder: `sum` takes the sum of three bits, `carry` the carry. */
+#define FULL_ADD(carry, sum, a, b)                                                                 \
+    do {                                                                                           \
+        Vec a_ = (a), b_ = (b), u_ = a_ ^ b_;                                                      \
+        (carry) = (a_ & b_) | (u_ & (sum));                                                        \
+        (sum) ^= u_;                                                                               \
+    } while (0)
 
-INLINE void tally_add(Tally *t, const Vec v[8])
-{
-    Vec two_a, two_b, four_a, four_b, eight;
-
-    vec_add(&two_a, &t->ones, &v[0], &v[1]);
-    vec_add(&two_b, &t->ones, &v[2], &v[3]);
-    vec_add(&four_a, &t->twos, &two_a, &two_b);
-    vec_add(&two_a, &t->ones, &v[4], &v[5]);
-    vec_add(&two_b, &t->ones, &v[6], &v[7]);
-    vec_add(&four_b, &t->twos, &two_a, &two_b);
-    vec_add(&eight, &t->fours, &four_a, &four_b);
-    vec_popcount(&eight);
-    t->eights += eight;
-}
+/* Add eight vectors. */
+#define TALLY_ADD(t, v0, v1, v2, v3, v4, v5, v6, v7)                                               \
+    do {                                                                                           \
+        Vec two_a_, two_b_, four_a_, four_b_, eight_;                                              \
+        FULL_ADD(two_a_, (t).ones, v0, v1);                                                        \
+        FULL_ADD(two_b_, (t).ones, v2, v3);                                                        \
+        FULL_ADD(four_a_, (t).twos, two_a_, two_b_);                                               \
+        FULL_ADD(two_a_, (t).ones, v4, v5);                                                        \
+        FULL_ADD(two_b_, (t).ones, v6, v7);                                                        \
+        FULL_ADD(four_b_, (t).twos, two_a_, two_b_);                                               \
+        FULL_ADD(eight_, (t).fours, four_a_, four_b_);                                             \
+        vec_popcount(&eight_);                                                                     \
+        (t).eights += eight_;                                                                      \
+    } while (0)
 
 INLINE unsigned tally_sum(Tally *t)
 {
@@ -124,31 +126,35 @@ INLINE unsigned hb_words_count_body(const uint64_t *words)
     Tally t = { 0 };
 
     for (int i = 0; i < PAGE_VECS; i += 8) {
-        tally_add(&t, in + i);
+        const Vec *v = in + i;
+        TALLY_ADD(t, v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]);
     }
     return tally_sum(&t);
 }
 
 KERNEL(unsigned, hb_words_count, (const uint64_t *words), (words))
 
-INLINE unsigned hb_words_or_body(const uint64_t *a, const uint64_t *b, uint64_t *dst)
+INLINE unsigned hb_words_or_body(const uint64_t *a, const uint64_t *b, uint64_t *dst,
+                                 const uint64_t *ahead_a, const uint64_t *ahead_b)
 {
     const Vec *in_a = (const Vec *)a, *in_b = (const Vec *)b;
     Vec *out = (Vec *)dst;
     Tally t = { 0 };
 
     for (int i = 0; i < PAGE_VECS; i += 8) {
-        Vec v[8];
-        for (int j = 0; j < 8; j++) {
-            v[j] = in_a[i + j] | in_b[i + j];
-            out[i + j] = v[j];
-        }
-        tally_add(&t, v);
+        prefetch_lines(ahead_a, i * VEC_WORDS / HB_LINE, 8 * VEC_WORDS / HB_LINE);
+        prefetch_lines(ahead_b, i * VEC_WORDS / HB_LINE, 8 * VEC_WORDS / HB_LINE);
+#define OR(j) (out[i + j] = in_a[i + j] | in_b[i + j])
+        TALLY_ADD(t, OR(0), OR(1), OR(2), OR(3), OR(4), OR(5), OR(6), OR(7));
+#undef OR
     }
     return tally_sum(&t);
 }
 
-KERNEL(unsigned, hb_words_or, (const uint64_t *a, const uint64_t *b, uint64_t *dst), (a, b, dst))
+KERNEL(unsigned, hb_words_or,
+       (const uint64_t *a, const uint64_t *b, uint64_t *dst, const uint64_t *ahead_a,
+        const uint64_t *ahead_b),
+       (a, b, dst, ahead_a, ahead_b))
 
 /* ---- Comparing ---- */
 
@@ -252,12 +258,14 @@ uint64_t hb_word_shrink(uint64_t w, int k)
 }
 
 /* 2^k words of input make one of output; 32 words at a time suit every k up to 5. */
-INLINE void shrink_words(const uint64_t *words, const int k, uint64_t *out)
+INLINE void shrink_any_words(const uint64_t *words, const int k, uint64_t *out,
+                             const uint64_t *ahead)
 {
     const Vec *in = (const Vec *)words;
     uint64_t part[GROUP_VECS * VEC_WORDS];
 
     for (int i = 0; i < PAGE_VECS; i += GROUP_VECS) {
+        prefetch_lines(ahead, i * VEC_WORDS / HB_LINE, GROUP_WORDS / HB_LINE);
         for (int j = 0; j < GROUP_VECS; j++) {
             Vec v = in[i + j];
             SHRINK(v, k);
@@ -273,6 +281,45 @@ INLINE void shrink_words(const uint64_t *words, const int k, uint64_t *out)
     }
 }
 
+#if defined(__SSE2__)
+/* 16 lanes of 2^k bits (k from 3 to 5): a bit is 1 where the lane is zero. */
+INLINE unsigned zero_lanes(const __m128i *in, const int k)
+{
+    const __m128i zero = _mm_setzero_si128();
+
+    if (k == 3) {
+        return _mm_movemask_epi8(_mm_cmpeq_epi8(in[0], zero));
+    }
+    if (k == 4) {
+        return _mm_movemask_epi8(
+            _mm_packs_epi16(_mm_cmpeq_epi16(in[0], zero), _mm_cmpeq_epi16(in[1], zero)));
+    }
+    __m128i low = _mm_packs_epi32(_mm_cmpeq_epi32(in[0], zero), _mm_cmpeq_epi32(in[1], zero));
+    __m128i high = _mm_packs_epi32(_mm_cmpeq_epi32(in[2], zero), _mm_cmpeq_epi32(in[3], zero));
+    return _mm_movemask_epi8(_mm_packs_epi16(low, high));
+}
+
+INLINE void shrink_words(const uint64_t *words, const int k, uint64_t *out, const uint64_t *ahead)
+{
+    const __m128i *in = (const __m128i *)words;
+
+    if (k < 3) {
+        shrink_any_words(words, k, out, ahead);
+        return;
+    }
+    for (int i = 0; i < HB_PAGE_WORDS >> k; i++) {
+        uint64_t acc = 0;
+        prefetch_lines(ahead, i << (k - 3), 1 << (k - 3));
+        for (int j = 0; j < 64; j += 16, in += 1 << (k - 3)) {
+            acc |= (uint64_t)zero_lanes(in, k) << j;
+        }
+        *out++ |= ~acc;
+    }
+}
+#else
+#define shrink_words shrink_any_words
+#endif
+
 /* For 2^k of a word or more: one bit for each group of words. */
 INLINE void shrink_groups(const uint64_t *words, int k, uint64_t *out, unsigned out_bit)
 {
@@ -287,24 +334,25 @@ INLINE void shrink_groups(const uint64_t *words, int k, uint64_t *out, unsigned 
     }
 }
 
-INLINE void hb_words_shrink_body(const uint64_t *words, int k, uint64_t *out, unsigned out_bit)
+INLINE void hb_words_shrink_body(const uint64_t *words, int k, uint64_t *out, unsigned out_bit,
+                                 const uint64_t *ahead)
 {
     /* One case a value, so that each has its masks and shifts as constants. */
     switch (k) {
     case 1:
-        shrink_words(words, 1, out + out_bit / 64);
+        shrink_words(words, 1, out + out_bit / 64, ahead);
         break;
     case 2:
-        shrink_words(words, 2, out + out_bit / 64);
+        shrink_words(words, 2, out + out_bit / 64, ahead);
         break;
     case 3:
-        shrink_words(words, 3, out + out_bit / 64);
+        shrink_words(words, 3, out + out_bit / 64, ahead);
         break;
     case 4:
-        shrink_words(words, 4, out + out_bit / 64);
+        shrink_words(words, 4, out + out_bit / 64, ahead);
         break;
     case 5:
-        shrink_words(words, 5, out + out_bit / 64);
+        shrink_words(words, 5, out + out_bit / 64, ahead);
         break;
     default:
         shrink_groups(words, k, out, out_bit);
@@ -312,8 +360,9 @@ INLINE void hb_words_shrink_body(const uint64_t *words, int k, uint64_t *out, un
     }
 }
 
-KERNEL(void, hb_words_shrink, (const uint64_t *words, int k, uint64_t *out, unsigned out_bit),
-       (words, k, out, out_bit))
+KERNEL(void, hb_words_shrink,
+       (const uint64_t *words, int k, uint64_t *out, unsigned out_bit, const uint64_t *ahead),
+       (words, k, out, out_bit, ahead))
 
 INLINE void spread_words(const uint64_t *words, const int k, uint64_t *out)
 {
