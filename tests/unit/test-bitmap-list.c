@@ -279,7 +279,7 @@ static void step_clear(World *world, UndoStack *undo)
 
     if (twin) {
         g_assert_cmpint(bitmap_clear(real(world, d, i), undo, NULL), ==, !twin->busy);
-        if (!twin->busy) {
+        if (!twin->busy && twin->dirty->len) {
             memset(twin->dirty->data, 0, twin->dirty->len);
         }
     }
