@@ -1,0 +1,278 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""The main job, end to end: incremental backups of a disk that never stops changing.
+
+A real ext4 image, made from a file tree, is served by merino-storage-daemon. Two guests write to
+it over NBD all the while. Backups are taken from frozen views, pulled by NBD clients, restored,
+and judged: each must be the disk at one instant, to the byte, with a sound file system.
+"""
+
+import argparse
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+# pylint: disable=wrong-import-position
+from backup import Backup, BackupFailed, Disk
+from picture import dirty_map, heading, message, note, paint, size
+from qmp import Qmp
+from verify import Verifier, copy_image
+
+HERE = Path(__file__).resolve().parent
+SOURCE_TREE = HERE.parent.parent
+DISK_SIZE = 512 << 20
+GUEST_FILE_SIZE = 128 << 20
+GUESTS = 2
+
+
+def make_disk(folder: Path) -> tuple[Path, list[Path]]:
+    """An ext4 image of this source tree and one big file a guest; and each file's blocks."""
+    tree = folder / "tree"
+    ignored = shutil.ignore_patterns(".git", "build*", "__pycache__", ".mypy_cache", "demo-output")
+    shutil.copytree(SOURCE_TREE, tree / "merino", ignore=ignored, symlinks=True)
+    for identity in range(GUESTS):
+        with open(tree / f"database{identity}", "wb") as file:
+            page = bytes(range(256)) * 4096
+            for _ in range(GUEST_FILE_SIZE // len(page)):
+                file.write(page)
+    image = folder / "disk.img"
+    with open(image, "wb") as file:
+        file.truncate(DISK_SIZE)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", str(tree), str(image)], check=True)
+    shutil.rmtree(tree)
+    lists = []
+    for identity in range(GUESTS):
+        command = ["debugfs", "-R", f"blocks /database{identity}", str(image)]
+        listed = subprocess.run(command, capture_output=True, text=True, check=True)
+        blocks = folder / f"guest{identity}.blocks"
+        blocks.write_text(listed.stdout, encoding="ascii")
+        lists.append(blocks)
+    return image, lists
+
+
+class Machine:
+    """The daemon, its disk, and the guests that write to it."""
+
+    def __init__(self, daemon: Path, folder: Path, seed: int):
+        self.folder = folder
+        self.image, self._blocks = make_disk(folder)
+        self.first_image = folder / "first.img"
+        copy_image(self.image, self.first_image)
+        control, server = folder / "qmp.sock", folder / "nbd.sock"
+        self._daemon = subprocess.Popen(
+            [str(daemon), "--chardev", f"socket,id=qmp,path={control},server=on,wait=off"]
+            + ["--monitor", "chardev=qmp"]
+        )
+        self._guests: list[subprocess.Popen[str]] = []
+        self.logs = [folder / f"guest{identity}.log" for identity in range(GUESTS)]
+        self._seed = seed
+        qmp = Qmp(control, show=message)
+        self.disk = Disk(qmp, "disk0", DISK_SIZE, server, folder)
+        qmp.run("object-add", qom_type="iothread", id="io0", quiet=True)
+        qmp.run("blockdev-add", driver="file", node_name="disk0", filename=str(self.image))
+        qmp.run("nbd-server-start", addr={"type": "unix", "data": {"path": str(server)}})
+        live: dict[str, Any] = {"type": "nbd", "id": "live", "node_name": "disk0", "name": "disk0"}
+        qmp.run("block-export-add", writable=True, iothread="io0", **live)
+
+    def start_guests(self) -> None:
+        """Let the guests write; returns when each is connected."""
+        for identity in range(GUESTS):
+            command = [sys.executable, str(HERE / "guest.py"), self.disk.uri("disk0")]
+            command += [str(self._blocks[identity]), str(self.logs[identity])]
+            command += [str(identity), str(self._seed + identity)]
+            guest = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            self._guests.append(guest)
+        for guest in self._guests:
+            assert guest.stdout and guest.stdout.readline() == "ready\n"
+
+    def work(self, writes: int) -> None:
+        """Wait until the guests have done that many more writes."""
+        goal = self._records() + 2 * writes
+        while self._records() < goal:
+            if any(guest.poll() is not None for guest in self._guests):
+                raise RuntimeError("a guest has ended")
+            time.sleep(0.01)
+
+    def _records(self) -> int:
+        return sum(log.stat().st_size for log in self.logs if log.exists()) // 25
+
+    def stop_guests(self) -> None:
+        """Let the guests finish the write they are at, and end."""
+        for guest in self._guests:
+            guest.communicate("")
+            if guest.returncode != 0:
+                raise RuntimeError("a guest failed")
+        self._guests = []
+
+    def __enter__(self) -> "Machine":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for guest in self._guests:
+            guest.kill()
+        self._daemon.send_signal(signal.SIGTERM)
+        code = self._daemon.wait(30)
+        if error is None and code != 0:
+            raise RuntimeError(f"the daemon ended with {code}")
+
+
+def bitmap(verb: str, name: str, **more: Any) -> dict[str, Any]:
+    """A bitmap action of a transaction."""
+    return {"type": f"block-dirty-bitmap-{verb}", "data": {"node": "disk0", "name": name, **more}}
+
+
+def merge(sources: list[str], target: str) -> dict[str, Any]:
+    """The action that adds what is dirty in the sources to the target."""
+    data = {"node": "disk0", "target": target, "bitmaps": sources}
+    return {"type": "block-dirty-bitmap-merge", "data": data}
+
+
+class Story:
+    """The steps, each a backup; and what came out."""
+
+    def __init__(self, machine: Machine, folder: Path):
+        self._machine, self._disk, self._folder = machine, machine.disk, folder
+        self.backups: list[Backup] = []
+
+    def _incremental(
+        self, name: str, base: Path, actions: list[dict[str, Any]], dirty_in: str
+    ) -> Backup:
+        """Freeze, pull what is dirty over a copy of the base, drop the view."""
+        image = self._folder / f"{name}.img"
+        copy_image(base, image)
+        instant = self._disk.freeze(actions, dirty_in)
+        backup = Backup(name, instant, self._disk.dirty_extents(dirty_in), image)
+        backup.copied = self._disk.pull(backup.extents, image)
+        self._disk.thaw()
+        return self._finish(backup)
+
+    def _finish(self, backup: Backup) -> Backup:
+        backup.finished = time.monotonic()
+        self.backups.append(backup)
+        note(f"{size(backup.copied)} copied of {size(DISK_SIZE)}")
+        return backup
+
+    def run(self) -> None:
+        """The whole story."""
+        machine, disk, folder = self._machine, self._disk, self._folder
+        machine.work(500)
+
+        heading("1. First checkpoint: a full backup from a frozen view")
+        instant = disk.freeze([bitmap("add", "b1")], None)
+        full = Backup("full", instant, [(0, DISK_SIZE)], folder / "full.img")
+        full.copied = disk.pull_all(full.image)
+        disk.thaw()
+        self._finish(full)
+
+        machine.work(3000)
+        heading("2. Second checkpoint: only what is dirty in b1, from a view of that instant")
+        switch = [bitmap("disable", "b1"), bitmap("add", "b2")]
+        second = self._incremental("increment-1", full.image, switch, "b1")
+
+        machine.work(2000)
+        heading("3. A backup that fails half-way, is undone and repeated")
+        self._failing([bitmap("disable", "b2"), bitmap("add", "b3")], second.image)
+        note("undo: what b3 saw goes back to b2, which records again; b3 never was")
+        disk.qmp.run(
+            "transaction",
+            actions=[merge(["b3"], "b2"), bitmap("enable", "b2"), bitmap("remove", "b3")],
+        )
+        machine.work(1000)
+        switch = [bitmap("disable", "b2"), bitmap("add", "b3")]
+        self._incremental("increment-2", second.image, switch, "b2")
+
+        machine.work(1500)
+        heading("4. Later: all that changed since checkpoint 1, by merging b1, b2 and b3")
+        gather = [
+            bitmap("disable", "b3"),
+            bitmap("add", "since-1", disabled=True),
+            merge(["b1", "b2", "b3"], "since-1"),
+            bitmap("add", "b4"),
+        ]
+        self._incremental("since-1", full.image, gather, "since-1")
+        disk.qmp.run("block-dirty-bitmap-remove", node="disk0", name="since-1")
+        machine.work(200)
+
+    def _failing(self, actions: list[dict[str, Any]], base: Path) -> None:
+        """Start an increment and cut its client off when half is copied."""
+        disk, image = self._disk, self._folder / "failed.img"
+        copy_image(base, image)
+        disk.freeze(actions, "b2")
+        extents = disk.dirty_extents("b2")
+        half = sum(length for _, length in extents) // 2
+        cut = False
+
+        def progress(copied: int) -> None:
+            nonlocal cut
+            if copied >= half and not cut:
+                cut = True
+                disk.cut_off()
+
+        try:
+            disk.pull(extents, image, progress)
+        except BackupFailed as error:
+            note(f"the client was cut off: {error}")
+        else:
+            raise RuntimeError("the backup should have failed")
+        disk.thaw()
+        image.unlink()
+
+
+def summary(story: Story, verifier: Verifier, seconds: float) -> None:
+    """Judge each restored image and print what a person likes to know."""
+    heading("5. Restore each backup, compare it with the disk at that instant, check the file system")
+    print(f"\n   {'backup':<13}{'changed':>10}{'copied':>11}{'of disk':>9}{'guest wrote':>13}{'took':>8}")
+    for backup in story.backups:
+        verifier.check(backup.image, backup.instant)
+        meanwhile = verifier.writes_between(backup.instant.sent, backup.finished)
+        took = backup.finished - backup.instant.sent
+        print(
+            f"   {backup.name:<13}{size(backup.dirty):>10}{size(backup.copied):>11}"
+            f"{backup.copied / DISK_SIZE:>9.1%}{meanwhile:>6} writes{took:>6.2f} s  "
+            + paint("verified", "32")
+        )
+        print("   " + paint(dirty_map(backup.extents, DISK_SIZE), "33"))
+    writes = verifier.writes_between(0, float("inf"))
+    print(f"\n   {len(story.backups)} backups of a {size(DISK_SIZE)} disk while its guests made "
+          f"{writes} writes, in {seconds:.1f} s: " + paint("all verified", "1;32"))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--build", type=Path, default=SOURCE_TREE / "build")
+    parser.add_argument("--seed", type=int, default=2026)
+    arguments = parser.parse_args()
+    daemon = arguments.build.resolve() / "storage-daemon" / "merino-storage-daemon"
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="merino-demo-") as name:
+        folder = Path(name)
+        heading(f"A {size(DISK_SIZE)} ext4 disk, two guests that write to it, and the daemon")
+        with Machine(daemon, folder, arguments.seed) as machine:
+            machine.start_guests()
+            story = Story(machine, folder)
+            story.run()
+            machine.stop_guests()
+            subprocess.run(["qemu-img", "info", "-U", machine.disk.uri("disk0")],
+                           check=True, stdout=subprocess.DEVNULL)
+        verifier = Verifier(machine.first_image, machine.logs, folder)
+        summary(story, verifier, time.monotonic() - started)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
