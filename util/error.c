@@ -4,7 +4,26 @@
 #include <stdarg.h>
 #include <string.h>
 
-G_DEFINE_QUARK(merino - error, merino_error)
+/* What a MERINO_ERROR carries beyond a GError: how much of the end of its message is hints. */
+typedef struct MerinoErrorPrivate {
+    size_t hint_bytes;
+} MerinoErrorPrivate;
+
+static void merino_error_private_init(MerinoErrorPrivate *private)
+{
+    private->hint_bytes = 0;
+}
+
+static void merino_error_private_copy(const MerinoErrorPrivate *from, MerinoErrorPrivate *to)
+{
+    *to = *from;
+}
+
+static void merino_error_private_clear(MerinoErrorPrivate *private)
+{
+}
+
+G_DEFINE_EXTENDED_ERROR(MerinoError, merino_error)
 
 static void set_error(GError **error, MerinoErrorClass error_class, char *message)
 {
@@ -47,7 +66,7 @@ void merino_error_hint(GError **error, const char *format, ...)
     char *message;
     va_list args;
 
-    if (!error || !*error) {
+    if (!error || !*error || (*error)->domain != MERINO_ERROR) {
         return;
     }
     va_start(args, format);
@@ -56,11 +75,15 @@ void merino_error_hint(GError **error, const char *format, ...)
     message = g_strconcat((*error)->message, "\n", hint, NULL);
     g_free((*error)->message);
     (*error)->message = message;
+    merino_error_get_private(*error)->hint_bytes += strlen(hint) + 1;
 }
 
 char *merino_error_text(const GError *error)
 {
-    return g_strndup(error->message, strcspn(error->message, "\n"));
+    size_t hint_bytes =
+        error->domain == MERINO_ERROR ? merino_error_get_private(error)->hint_bytes : 0;
+
+    return g_strndup(error->message, strlen(error->message) - hint_bytes);
 }
 
 const char *merino_error_class_name(const GError *error)

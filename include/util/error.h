@@ -39,7 +39,7 @@ void merino_error_class(GError **error, MerinoErrorClass error_class, const char
  * after a newline; QMP does not carry it. */
 void merino_error_hint(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
 
-/* The message without hints: the first line. Caller frees. */
+/* The message without hints. Caller frees. */
 char *merino_error_text(const GError *error);
 
 /* The QMP spelling of an error's class; GErrors of foreign domains are GenericError. */

@@ -306,6 +306,7 @@ static void test_forms(void)
           WRONG("QMP input member 'arguments' must be an object") },
         { "{'execute':'count',}", WRONG("JSON parse error, expecting value") },
         { ";\n", WRONG("JSON parse error, stray ';'") },
+        { "{'execute':'a\\nb'}", REFUSED("The command a\\nb has not been found") },
         { "{'execute':'fail'}",
           "{\"error\": {\"class\": \"DeviceNotFound\", \"desc\": \"No \\\"disk\\\" here\"}}" },
     };
