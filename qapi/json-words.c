@@ -54,12 +54,15 @@ static char *escape_words(const json_error_t *problem, const char *text)
     return g_strdup("invalid escape sequence in string");
 }
 
-static char *unicode_words(const char *sentence)
+/* The sentence has the escape in capitals; it is shown as it was written. */
+static char *unicode_words(const char *sentence, const char *text)
 {
     const char *at = strchr(sentence, '\\');
+    g_autofree char *escape = g_strndup(at ? at : "", strlen("\\uXXXX"));
+    const char *written = strcasestr(text, escape);
 
-    return g_strdup_printf("%.*s is not a valid Unicode character", (int)strlen("\\uXXXX"),
-                           at ? at : "");
+    return g_strdup_printf("%.*s is not a valid Unicode character", (int)strlen(escape),
+                           written ? written : escape);
 }
 
 static char *syntax_words(const json_error_t *problem, const char *text)
@@ -90,7 +93,7 @@ static char *syntax_words(const json_error_t *problem, const char *text)
         return escape_words(problem, text);
     }
     if (g_str_has_prefix(sentence, "invalid Unicode")) {
-        return unicode_words(sentence);
+        return unicode_words(sentence, text);
     }
     return g_strdup(sentence);
 }

@@ -140,8 +140,8 @@ static void test_strings(void)
     check("\"\xed\xa0\x80\"", "! JSON parse error, invalid UTF-8 sequence in string\n");
     check("[\"\xc3\"]", "! JSON parse error, invalid UTF-8 sequence in string\n");
     check("\"\\u12\"", "! JSON parse error, \\u12\" is not a valid Unicode character\n");
-    check("\"\\ud800b\"", "! JSON parse error, \\uD800 is not a valid Unicode character\n");
-    check("\"\\ude00\"", "! JSON parse error, \\uDE00 is not a valid Unicode character\n");
+    check("\"\\ud800b\"", "! JSON parse error, \\ud800 is not a valid Unicode character\n");
+    check("\"\\ude00\"", "! JSON parse error, \\ude00 is not a valid Unicode character\n");
 }
 
 /* `n` times `part`. */
