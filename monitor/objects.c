@@ -25,6 +25,8 @@ bool qmp_object_add(const ObjectOptions *arg, GError **error)
 {
     if (!is_identifier(arg->id)) {
         merino_error(error, "Parameter 'id' expects an identifier");
+        merino_error_hint(error, "Identifiers consist of letters, digits, '-', '.', '_', "
+                                 "starting with a letter.");
         return false;
     }
     switch (arg->qom_type) {
