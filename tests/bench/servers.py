@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: MIT
+"""The two daemons that are measured, side by side, and a QMP client with little overhead."""
+
+import json
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+
+class Daemon:
+    """A storage daemon (ours or QEMU's: same command line) with a QMP session."""
+
+    def __init__(self, name: str, program: str, folder: Path):
+        self.name = name
+        self.nbd_socket = folder / f"{name}.nbd"
+        control = folder / f"{name}.qmp"
+        self.process = subprocess.Popen(
+            [program]
+            + ["--chardev", f"socket,id=qmp,path={control},server=on,wait=off"]
+            + ["--monitor", "chardev=qmp"]
+            + ["--nbd-server", f"addr.type=unix,addr.path={self.nbd_socket},max-connections=0"]
+        )
+        self._socket = socket.socket(socket.AF_UNIX)
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                self._socket.connect(str(control))
+                break
+            except (FileNotFoundError, ConnectionRefusedError):
+                if time.monotonic() > deadline or self.process.poll() is not None:
+                    raise
+                time.sleep(0.01)
+        self._buffer = b""
+        self._line()
+        self.qmp("qmp_capabilities")
+
+    def _line(self) -> bytes:
+        while b"\n" not in self._buffer:
+            more = self._socket.recv(1 << 16)
+            if not more:
+                raise ConnectionError(f"{self.name} closed its QMP session")
+            self._buffer += more
+        line, self._buffer = self._buffer.split(b"\n", 1)
+        return line
+
+    def qmp(self, command: str, **arguments: Any) -> Any:
+        """Run a command; underscores in argument names stand for dashes."""
+        return self.send(self.message(command, **arguments))[0]
+
+    @staticmethod
+    def message(command: str, **arguments: Any) -> bytes:
+        """The bytes of a command."""
+        message: dict[str, Any] = {"execute": command}
+        if arguments:
+            message["arguments"] = {k.replace("_", "-"): v for k, v in arguments.items()}
+        return json.dumps(message).encode() + b"\n"
+
+    def send(self, message: bytes) -> tuple[Any, float]:
+        """Send a command's bytes; returns its result and the seconds until its reply was there."""
+        start = time.perf_counter()
+        self._socket.sendall(message)
+        line = self._line()
+        took = time.perf_counter() - start
+        while b'"event"' in line[:120]:
+            line = self._line()
+        reply = json.loads(line)
+        if "error" in reply:
+            raise RuntimeError(f"{self.name}: {reply['error']['desc']}")
+        return reply["return"], took
+
+    def cpu_seconds(self) -> float:
+        """User and system time that the process has used."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").split()
+        return (int(fields[13]) + int(fields[14])) / 100
+
+    def memory(self) -> int:
+        """Bytes resident that are the process's own."""
+        text = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
+        return int(text.split("RssAnon:")[1].split()[0]) * 1024
+
+    def uri(self, export: str) -> str:
+        """Where NBD clients find an export."""
+        return f"nbd+unix:///{export}?socket={self.nbd_socket}"
+
+    def close(self) -> None:
+        """End the daemon."""
+        self._socket.close()
+        self.process.terminate()
+        self.process.wait(30)
+
+
+class Pair:
+    """Our daemon and QEMU's, for one measurement."""
+
+    def __init__(self, ours: str, qemus: str = "qemu-storage-daemon"):
+        self._folder = tempfile.TemporaryDirectory(prefix="merino-bench-")
+        folder = Path(self._folder.name)
+        self.qemu = Daemon("qemu", qemus, folder)
+        self.merino = Daemon("merino", ours, folder)
+        self.folder = folder
+
+    def __enter__(self) -> "Pair":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.qemu.close()
+        self.merino.close()
+        self._folder.cleanup()
+
+    def both(self, command: str, **arguments: Any) -> None:
+        """The same command on both."""
+        self.qemu.qmp(command, **arguments)
+        self.merino.qmp(command, **arguments)

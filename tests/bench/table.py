@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: MIT
+"""Samples in pairs, and the table that shows them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+
+@dataclass
+class Row:
+    """One thing measured on both sides, in seconds or any unit where less is better."""
+
+    what: str
+    qemu: list[float]
+    merino: list[float]
+    unit: str = "us"
+
+    def ratios(self) -> list[float]:
+        """QEMU's sample over ours, pair by pair, sorted."""
+        return sorted(q / m if m > 0 else float("inf") for q, m in zip(self.qemu, self.merino))
+
+
+def interleave(rounds: int, qemu: Callable[[], float], merino: Callable[[], float]) -> Row:
+    """Measure the two alternately, each first in every other round."""
+    row = Row("", [], [])
+    for number in range(rounds):
+        if number % 2:
+            row.qemu.append(qemu())
+            row.merino.append(merino())
+        else:
+            row.merino.append(merino())
+            row.qemu.append(qemu())
+    return row
+
+
+SCALE = {"us": 1e6, "ms": 1e3, "s": 1.0}
+
+
+def show(title: str, rows: list[Row]) -> None:
+    """Print rows: medians, and the ratio's median and spread."""
+    print(f"\n{title}")
+    print(f"   {'':<40}{'QEMU':>12}{'Merino':>12}   {'QEMU / Merino (min .. max)'}")
+    for row in rows:
+        scale = SCALE.get(row.unit, 1.0)
+        ratios = row.ratios()
+        print(
+            f"   {row.what:<40}{median(row.qemu) * scale:>9.1f} {row.unit:<2}"
+            f"{median(row.merino) * scale:>9.1f} {row.unit:<2}"
+            f"   {median(ratios):.2f} ({ratios[0]:.2f} .. {ratios[-1]:.2f})"
+        )
