@@ -27,7 +27,7 @@ def build() -> None:
     if not (BUILD / "build.ninja").exists():
         command = ["meson", "setup", str(BUILD), "--buildtype=release", "-Db_ndebug=true"]
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    subprocess.run(["ninja", "-C", str(BUILD), "--quiet"], check=True)
+    subprocess.run(["ninja", "-C", str(BUILD), "--quiet"], check=True, stdout=subprocess.DEVNULL)
 
 
 def in_process() -> None:

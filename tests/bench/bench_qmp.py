@@ -24,16 +24,16 @@ def fill(daemon: Daemon, node: str, bits: list[int]) -> None:
     client = nbd.NBD()
     client.connect_uri(daemon.uri(export))
     buffer = nbd.Buffer.from_bytearray(bytearray(512))
+
+    def retire(_error: object) -> int:
+        return 1
+
     for bit in bits:
-        client.aio_pwrite(buffer, bit * GRANULARITY, nbd.NO_COMPLETION_CALLBACK)
-        while client.aio_in_flight() >= 64:
+        client.aio_pwrite(buffer, bit * GRANULARITY, retire)
+        while client.aio_in_flight() > 63:
             client.poll(-1)
-            while client.aio_peek_command_completed() > 0:
-                client.aio_command_completed(client.aio_peek_command_completed())
-    while client.aio_in_flight():
+    while client.aio_in_flight() > 0:
         client.poll(-1)
-        while client.aio_peek_command_completed() > 0:
-            client.aio_command_completed(client.aio_peek_command_completed())
     client.shutdown()
     daemon.qmp("block-export-del", id=export, mode="hard")
 

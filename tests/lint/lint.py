@@ -19,7 +19,7 @@ LAYERS: list[list[str]] = [
     ["block/core", "include/block"],
     ["block/copy", "include/block/copy.h", "block/drivers", "block/qcow2"],
     ["block/filters"],
-    ["block/jobs", "include/block/job.h", "block/export", "include/block/export.h"],
+    ["block/jobs", "include/block/job.h", "block/export", "include/block/export.h", "include/block/nbd.h"],
     ["block", "include/block/builtins.h"],
     ["monitor", "include/monitor"],
     ["lib", "include/merino", "storage-daemon", "tools"],
