@@ -19,7 +19,8 @@
  *     and none has since the freeze.
  *  4. What a reader found copied stays so: it reads the target without holding anything.
  *  5. The view is broken before a write goes past a failed copy; and a write goes past one
- *     only after all readers that may not know have left the disk. A broken view gives no bytes.
+ *     only after all readers that may not know have left the disk. A broken view gives no bytes,
+ *     so a copy that is still at work then may well read what the guest is writing.
  *  6. A range discarded from the view is out of reach before it stops being pending.
  *
  * So a write over clusters that are not pending takes no lock at all, which is every write but the

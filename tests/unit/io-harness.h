@@ -26,6 +26,7 @@ typedef struct MemoryDisk {
     atomic_int fail_reads;    /* positive errno */
     atomic_int refuse_zeroes; /* zero-writes are not supported */
     atomic_int lose_writes;   /* so many writes are not done, but said to be */
+    bool reads_may_race;      /* with writes of the same bytes: nobody uses what was read */
     bool tells_zeroes;        /* block status finds blocks of zeroes */
 
     GMutex lock;

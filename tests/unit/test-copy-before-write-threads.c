@@ -232,6 +232,8 @@ static void run_rounds(const char *on_error, bool target_fails, bool restricted)
     set_up();
     view_may_break = target_fails && strcmp(on_error, "break-snapshot") == 0;
     access_is_restricted = restricted;
+    disk->reads_may_race =
+        view_may_break; /* a copy for a view that is lost, never given to anybody */
     writers = start_workers(WRITERS, THREADS, writer);
     for (int round = 0; round < ROUNDS; round++) {
         if (restricted) {
