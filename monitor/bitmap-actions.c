@@ -64,8 +64,9 @@ static bool prepare_add(const TransactionAction *action, UndoStack *undo, GError
         merino_error(error, "Cannot find device='%s' nor node-name='%s'", arg->node, arg->node);
         return false;
     }
-    options.default_granularity = default_granularity(node);
-    options.granularity = arg->has_granularity ? arg->granularity : options.default_granularity;
+    /* One that is given is no default, not even 0. */
+    options.default_granularity =
+        arg->has_granularity ? arg->granularity : default_granularity(node);
     return bitmap_add(node->bitmaps, &options, undo, error) != NULL;
 }
 
