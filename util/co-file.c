@@ -54,7 +54,10 @@ typedef enum InPlace {
 
 struct FileTrait {
     int fd; /* -1: free */
-    unsigned uses_left;
+    bool direct;
+    dev_t device;
+    ino_t inode;
+    unsigned uses_left; /* before the descriptor is looked up again */
     InPlace read;
     InPlace write;
     InPlace write_without_nowait; /* what `write` becomes where RWF_NOWAIT is unknown */
@@ -64,25 +67,11 @@ struct FileTrait {
     int64_t write_pause_ns;
 };
 
-static void look_up(FileTrait *trait, int fd)
+/* What is worth trying on a buffered regular file of a file system. */
+static void expect(FileTrait *trait, unsigned file_system)
 {
-    int flags = fcntl(fd, F_GETFL);
-    struct statfs file_system;
-    struct stat st;
-
-    *trait = (FileTrait){ .fd = fd, .uses_left = TRAIT_USES };
-    if (flags < 0 || (flags & O_DIRECT) || fstat(fd, &st) < 0 || fstatfs(fd, &file_system) < 0) {
-        return;
-    }
-    if (S_ISBLK(st.st_mode)) {
-        trait->read = trait->write = NOWAIT;
-        return;
-    }
-    if (!S_ISREG(st.st_mode)) {
-        return;
-    }
     trait->read = trait->write = NOWAIT;
-    switch ((unsigned)file_system.f_type) {
+    switch (file_system) {
     case TMPFS_MAGIC:
     case RAMFS_MAGIC:
         trait->read = trait->write = PLAINLY;
@@ -96,12 +85,38 @@ static void look_up(FileTrait *trait, int fd)
     }
 }
 
+/* Nothing that was learned is lost when it is still the same file. */
+static void look_up(FileTrait *trait, int fd)
+{
+    FileTrait found = { .fd = fd, .uses_left = TRAIT_USES };
+    int flags = fcntl(fd, F_GETFL);
+    struct statfs file_system;
+    struct stat st;
+
+    if (flags >= 0 && fstat(fd, &st) == 0 && fstatfs(fd, &file_system) == 0) {
+        found.direct = flags & O_DIRECT;
+        found.device = st.st_dev;
+        found.inode = st.st_ino;
+        if (!found.direct && S_ISREG(st.st_mode)) {
+            expect(&found, (unsigned)file_system.f_type);
+        } else if (!found.direct && S_ISBLK(st.st_mode)) {
+            found.read = found.write = NOWAIT;
+        }
+    }
+    if (trait->fd == fd && trait->direct == found.direct && trait->device == found.device &&
+        trait->inode == found.inode) {
+        trait->uses_left = TRAIT_USES;
+    } else {
+        *trait = found;
+    }
+}
+
 static FileTrait *trait_of(EventLoop *loop, int fd)
 {
     FileTrait *trait;
 
     if (G_UNLIKELY(!loop->traits)) {
-        loop->traits = g_new(FileTrait, TRAIT_SLOTS);
+        loop->traits = g_new0(FileTrait, TRAIT_SLOTS);
         for (int i = 0; i < TRAIT_SLOTS; i++) {
             loop->traits[i].fd = -1;
         }

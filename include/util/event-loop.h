@@ -26,7 +26,8 @@
 typedef void EventLoopFn(void *opaque);
 typedef struct EventTimer EventTimer;
 
-/* The control plane's loop; made by the first call, whose thread becomes the main thread. */
+/* The control plane's loop; made by the first call, whose thread becomes the main thread. It does
+ * not survive fork(): a program that goes to the background does so before. */
 EventLoop *event_loop_main(void);
 
 /* The loop of the calling thread; NULL on a thread that has none (a worker). */
@@ -36,7 +37,8 @@ EventLoop *event_loop_current(void);
 EventLoop *event_loop_new(const char *name, GError **error);
 
 /* Stop the thread once its callbacks and ready coroutines have run, join it, free the loop. No
- * coroutine of it may be waiting. Main thread; NULL is ignored; not for the main loop. */
+ * coroutine of it may be waiting and no timer be armed. Main thread; NULL is ignored; not for the
+ * main loop. */
 void event_loop_free(EventLoop *loop);
 
 /* The kernel's id of the loop's thread. */
@@ -74,7 +76,8 @@ void event_timer_cancel(EventTimer *timer);
 
 /*
  * File I/O on the calling coroutine's loop. `offset` in bytes. Counts may be short, as the system
- * call's. `iov` must stay valid until the call returns.
+ * call's. `iov` must stay valid until the call returns. What the page cache can answer at once may
+ * be done without a yield.
  */
 ssize_t coroutine_fn co_io_preadv(int fd, const struct iovec *iov, int niov, int64_t offset);
 ssize_t coroutine_fn co_io_pwritev(int fd, const struct iovec *iov, int niov, int64_t offset,
