@@ -16,8 +16,7 @@
 #define PERM_ANY_WRITE (PERM_WRITE | PERM_WRITE_UNCHANGED | PERM_RESIZE)
 
 /* With auto-read-only a file is open for writing only while somebody may write. */
-FileMode file_mode(const BlockNode *node, bool read_only, bool auto_read_only, bool direct,
-                   unsigned perm)
+FileMode file_mode(bool read_only, bool auto_read_only, bool direct, unsigned perm)
 {
     return (FileMode){
         .writable = !read_only && (!auto_read_only || (perm & PERM_ANY_WRITE)),
@@ -77,7 +76,8 @@ static bool change_mode(BlockNode *node, FileMode mode, UndoStack *undo, GError 
     file->fd = fd;
     file->writable = mode.writable;
     file->direct = mode.direct;
-    return file_probe(node, error);
+    file_probe(node);
+    return true;
 }
 
 /* --- permissions --- */
@@ -135,21 +135,15 @@ bool file_set_perm(BlockNode *node, unsigned perm, unsigned shared, UndoStack *u
     file->perm = perm;
     file->unshared = ~shared & PERM_ALL;
     undo_push(undo, &ops, change);
-    return change_mode(node,
-                       file_mode(node, node->read_only, node->auto_read_only, file->direct, perm),
+    return change_mode(node, file_mode(node->read_only, node->auto_read_only, file->direct, perm),
                        undo, error);
 }
 
 bool file_reopen_prepare(ReopenState *state, UndoStack *undo, GError **error)
 {
     FileState *file = state->node->state;
-    FileMode mode = file_mode(state->node, state->read_only, state->auto_read_only,
-                              state->cache_direct, file->perm);
+    FileMode mode =
+        file_mode(state->read_only, state->auto_read_only, state->cache_direct, file->perm);
 
-    if (file->aio == BLOCKDEV_AIO_OPTIONS_NATIVE && !mode.direct) {
-        merino_error(error, "aio=native was specified, but it requires cache.direct=on, which was "
-                            "not specified.");
-        return false;
-    }
     return change_mode(state->node, mode, undo, error);
 }

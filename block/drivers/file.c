@@ -150,7 +150,7 @@ static int64_t direct_alignment_tried(int fd)
     return alignment;
 }
 
-bool file_probe(BlockNode *node, GError **error)
+void file_probe(BlockNode *node)
 {
     FileState *file = node->state;
     BlockLimits *limits = &node->limits;
@@ -174,7 +174,6 @@ bool file_probe(BlockNode *node, GError **error)
         limits->request_alignment = file->device ? file->sector : direct_alignment_tried(file->fd);
         limits->memory_alignment = MAX(limits->request_alignment, DIRECT_ALIGNMENT_MAX);
     }
-    return true;
 }
 
 /* --- driver functions --- */
@@ -223,7 +222,7 @@ static bool open_path(BlockNode *node, const BlockdevOptionsFile *options, bool 
                       GError **error)
 {
     FileState *file = node->state;
-    FileMode mode = file_mode(node, node->read_only, node->auto_read_only, node->cache_direct, 0);
+    FileMode mode = file_mode(node->read_only, node->auto_read_only, node->cache_direct, 0);
 
     file->device = device;
     if (!check_options(node, options, error)) {
@@ -237,12 +236,12 @@ static bool open_path(BlockNode *node, const BlockdevOptionsFile *options, bool 
     file->path = g_strdup(options->filename);
     file->writable = mode.writable;
     file->direct = mode.direct;
-    file->aio = options->has_aio ? options->aio : BLOCKDEV_AIO_OPTIONS_THREADS;
-    file->locking = options->has_locking ? options->locking : ON_OFF_AUTO_AUTO;
-    file->use_locks = file->locking != ON_OFF_AUTO_OFF && file_locks_supported(file->fd);
+    file->use_locks = !(options->has_locking && options->locking == ON_OFF_AUTO_OFF) &&
+                      file_locks_supported(file->fd);
     g_free(node->filename);
     node->filename = g_strdup(file->path);
-    if (!file_probe(node, error) || !update_size(node, error)) {
+    file_probe(node);
+    if (!update_size(node, error)) {
         file_close(node);
         return false;
     }

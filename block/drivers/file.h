@@ -22,12 +22,10 @@ typedef struct DataExtent {
 typedef struct FileState {
     int fd;
     char *path;
-    bool device;       /* a block or character device */
-    bool writable;     /* fd is open for writing */
-    bool direct;       /* fd bypasses the page cache */
-    int64_t sector;    /* of a block device, bytes; else FILE_SECTOR */
-    OnOffAuto locking; /* as given */
-    BlockdevAioOptions aio;
+    bool device;    /* a block or character device */
+    bool writable;  /* fd is open for writing */
+    bool direct;    /* fd bypasses the page cache */
+    int64_t sector; /* of a block device, bytes; else FILE_SECTOR */
 
     /* Image locks (file-lock.c): what the parents use and do not share, as perm bits, and the bytes
      * that `fd` has locked, which are more while a change is being prepared. */
@@ -43,17 +41,18 @@ typedef struct FileState {
 
 /* --- file.c --- */
 
-/* Open `path` for what the node's options and `perm` ask of it, and check that it is what the
- * driver expects. Returns the descriptor, or -1 with an error. */
+/* How a descriptor is open. */
 typedef struct FileMode {
     bool writable;
     bool direct;
 } FileMode;
 
+/* Open `path`, and check that it is what the driver expects. Returns the descriptor, or -1 with an
+ * error. */
 int file_open_fd(const BlockNode *node, const char *path, FileMode mode, GError **error);
 
-/* What the descriptor says of alignment and holes. */
-bool file_probe(BlockNode *node, GError **error);
+/* Set the limits from what the descriptor says of alignment and holes. */
+void file_probe(BlockNode *node);
 int64_t file_storage_size(const FileState *file); /* or -errno */
 
 /* --- file-lock.c --- */
@@ -72,8 +71,7 @@ void file_lock_keep(FileState *file, unsigned perm, unsigned unshared);
 bool file_set_perm(BlockNode *node, unsigned perm, unsigned shared, UndoStack *undo,
                    GError **error);
 bool file_reopen_prepare(ReopenState *state, UndoStack *undo, GError **error);
-FileMode file_mode(const BlockNode *node, bool read_only, bool auto_read_only, bool direct,
-                   unsigned perm);
+FileMode file_mode(bool read_only, bool auto_read_only, bool direct, unsigned perm);
 
 /* --- file-io.c --- */
 
