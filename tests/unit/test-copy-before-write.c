@@ -442,6 +442,56 @@ static void test_time_limit_breaks_the_snapshot(void)
     fixture_done(&f);
 }
 
+/* --- drain, while a copy takes longer than its time limit --- */
+
+static void release_target(void *opaque)
+{
+    memory_disk_hold(opaque, false, false);
+}
+
+static void test_drain_waits_for_a_copy_that_was_left_alone(void)
+{
+    DrainSection *section;
+    Fixture f;
+
+    fixture_begin(&f);
+    fixture_freeze(&f, ",'cbw-timeout':1");
+    memory_disk_hold(f.target, true, false);
+    g_assert_cmpint(do_fill(f.guest, 0, 512, 9), ==, -ETIMEDOUT);
+    event_loop_call(event_loop_main(), release_target, f.target);
+    section = drain_begin_node(f.target_node);
+    g_assert_cmpint(f.target->held, ==, 0);
+    g_assert_cmpint(f.target->data[0], ==, 1); /* the copy has ended */
+    drain_end(section);
+    assert_frozen(&f, 0, SIZE);
+    fixture_done(&f);
+}
+
+static void test_a_drained_write_leaves_no_copy_alone(void)
+{
+    EventLoop *loop = event_loop_new("test", NULL);
+    EventTimer *timer;
+    DrainSection *section;
+    AsyncWrite write;
+    Fixture f;
+
+    fixture_begin(&f);
+    fixture_freeze(&f, ",'cbw-timeout':1,'on-cbw-error':'break-snapshot'");
+    memory_disk_hold(f.target, true, false);
+    start_write(&write, loop, f.guest, 0, 512, 9);
+    memory_disk_wait_held(f.target, 1);
+    timer = event_timer_new(event_loop_main(), release_target, f.target);
+    event_timer_set(timer, event_loop_now_ns() + 1200 * INT64_C(1000000));
+    section = drain_begin_node(f.disk_node); /* the time limit passes while this waits */
+    g_assert_cmpint(f.target->held, ==, 0);
+    drain_end(section);
+    g_assert_cmpint(finish_write(&write), ==, 0);
+    g_assert_cmpint(view_read_error(&f, 0, 1), ==, -EACCES);
+    event_timer_free(timer);
+    event_loop_free(loop);
+    fixture_done(&f);
+}
+
 /* --- control --- */
 
 static void test_errors_of_opening(void)
@@ -566,6 +616,8 @@ int main(int argc, char **argv)
     ADD(a_broken_view_lets_no_write_past_its_readers);
     ADD(time_limit_breaks_the_guests_write);
     ADD(time_limit_breaks_the_snapshot);
+    ADD(drain_waits_for_a_copy_that_was_left_alone);
+    ADD(a_drained_write_leaves_no_copy_alone);
     ADD(errors_of_opening);
     ADD(larger_clusters);
     ADD(bitmaps_show_what_is_kept);

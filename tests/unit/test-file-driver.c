@@ -141,6 +141,27 @@ static void coroutine_fn write_own_blocks(int index, GRand *random)
     }
 }
 
+static void coroutine_fn prefetch_entry(void *opaque)
+{
+    int *ret = opaque;
+
+    *ret = backend_co_preadv(shared_user, 4096, 65536, NULL, REQ_PREFETCH);
+}
+
+static void test_caches_are_filled(void)
+{
+    g_autofree char *path = temp_file("prefetch", MiB);
+    int ret = -1;
+
+    add_file(path, "");
+    shared_user = open_user(add_node("{'driver':'raw','node-name':'r','file':'f'}"), RW);
+    coroutine_run(prefetch_entry, &ret);
+    g_assert_cmpint(ret, ==, 0);
+    backend_free(shared_user);
+    delete_node("r");
+    delete_node("f");
+}
+
 static void test_several_loops_use_one_file(void)
 {
     g_autofree char *path = temp_file("loops", MiB);
@@ -574,6 +595,7 @@ int main(int argc, char **argv)
     ADD(errors_of_opening);
     ADD(bytes_through_the_page_cache);
     ADD(bytes_past_the_page_cache);
+    ADD(caches_are_filled);
     ADD(several_loops_use_one_file);
     ADD(holes_are_told_and_never_for_data);
     ADD(a_file_is_resized);
