@@ -85,10 +85,13 @@ BlockChild *node_find_child(const BlockNode *node, const char *name);
 /* Everything that `nodes` reach, themselves included, parents before their children. */
 GPtrArray *graph_descendants(BlockNode *const nodes[], size_t n);
 
+/* The nodes and everything above them, children before their parents. */
+GPtrArray *graph_ancestors(BlockNode *const nodes[], size_t n);
+
 /* Take over limits, size and file name from the children, here and above. Drained or opening. */
-void node_refresh(BlockNode *node);
+void node_refresh(BlockNode *const nodes[], size_t n);
 /* The same when `undo` commits. */
-void node_refresh_with(BlockNode *node, UndoStack *undo);
+void node_refresh_with(BlockNode *const nodes[], size_t n, UndoStack *undo);
 
 /* --- permissions (perm.c) --- */
 
@@ -116,18 +119,25 @@ bool common_options_resolve(const BlockdevOptions *options, const CommonOptions 
 void common_options_of(const BlockNode *node, CommonOptions *ret);
 void common_options_apply(BlockNode *node, const CommonOptions *common);
 
+/* A copy for the node to keep: without what children were described as inline, which is theirs. */
+BlockdevOptions *options_keep(const BlockdevOptions *options);
+
 /* The members of BlockdevOptions that belong to the driver alone. */
 typedef struct OptionIter {
     const QapiType *branch; /* NULL: the driver has none */
     const char *base;
     size_t next;
     const QapiMember *member;
-    const BlockdevRef *child; /* what a member that describes a child says; else NULL */
+    const void *slot;
     bool is_child;
+    const BlockdevRef *child; /* what a child member says; NULL when it is absent */
 } OptionIter;
 
 void option_iter_init(OptionIter *iter, const BlockdevOptions *options);
 bool option_iter_next(OptionIter *iter);
+/* The value of a member that is no child; NULL when it is absent. The caller owns it. */
+json_t *option_value(const OptionIter *iter);
+
 /* The child that `options` name or describe as `name`; NULL when they do not. */
 const BlockdevRef *options_child(const BlockdevOptions *options, const char *name);
 

@@ -11,34 +11,55 @@
 
 /* --- walks --- */
 
-static void collect_below(BlockNode *node, GHashTable *seen, GPtrArray *found)
+typedef struct Walk {
+    bool up; /* to the parents; else to the children */
+    GHashTable *seen;
+    GPtrArray *found; /* each after everything that it leads to */
+} Walk;
+
+static void walk(Walk *self, BlockNode *node)
 {
-    if (!g_hash_table_add(seen, node)) {
+    GPtrArray *edges = self->up ? node->parents : node->children;
+
+    if (!g_hash_table_add(self->seen, node)) {
         return;
     }
-    for (guint i = 0; i < node->children->len; i++) {
-        BlockChild *edge = g_ptr_array_index(node->children, i);
+    for (guint i = 0; i < edges->len; i++) {
+        BlockChild *edge = g_ptr_array_index(edges, i);
+        BlockNode *next = self->up ? edge->parent : edge->node;
 
-        collect_below(edge->node, seen, found);
+        if (next) {
+            walk(self, next);
+        }
     }
-    g_ptr_array_add(found, node); /* after everything below it */
+    g_ptr_array_add(self->found, node);
+}
+
+static GPtrArray *walk_all(bool up, BlockNode *const nodes[], size_t n)
+{
+    g_autoptr(GHashTable) seen = g_hash_table_new(NULL, NULL);
+    Walk self = { up, seen, g_ptr_array_new() };
+
+    for (size_t i = 0; i < n; i++) {
+        walk(&self, nodes[i]);
+    }
+    for (guint low = 0, high = self.found->len; low + 1 < high; low++, high--) {
+        gpointer swap = self.found->pdata[low];
+
+        self.found->pdata[low] = self.found->pdata[high - 1];
+        self.found->pdata[high - 1] = swap;
+    }
+    return self.found;
 }
 
 GPtrArray *graph_descendants(BlockNode *const nodes[], size_t n)
 {
-    g_autoptr(GHashTable) seen = g_hash_table_new(NULL, NULL);
-    GPtrArray *found = g_ptr_array_new();
+    return walk_all(false, nodes, n);
+}
 
-    for (size_t i = 0; i < n; i++) {
-        collect_below(nodes[i], seen, found);
-    }
-    for (guint low = 0, high = found->len; low + 1 < high; low++, high--) {
-        gpointer swap = found->pdata[low];
-
-        found->pdata[low] = found->pdata[high - 1];
-        found->pdata[high - 1] = swap;
-    }
-    return found;
+GPtrArray *graph_ancestors(BlockNode *const nodes[], size_t n)
+{
+    return walk_all(true, nodes, n);
 }
 
 bool node_reaches(const BlockNode *from, const BlockNode *to)
@@ -145,7 +166,7 @@ BlockChild *node_attach_child(BlockNode *parent, BlockNode *node, const char *na
     if (!perm_refresh(&parent, 1, NULL, error)) {
         edge_free(g_steal_pointer(&edge));
     } else if (node_is_listed(parent)) {
-        node_refresh(parent);
+        node_refresh(&parent, 1);
     }
     drain_end(section);
     return edge;
@@ -225,7 +246,7 @@ bool child_set_node(BlockChild *child, BlockNode *node, UndoStack *undo, GError 
     drain_end_with(drain_begin_below((BlockNode *[]){ node, old }, 2), undo);
     edge_move(child, node, undo);
     if (child->parent) {
-        node_refresh_with(child->parent, undo);
+        node_refresh_with(&child->parent, 1, undo);
         return perm_refresh((BlockNode *[]){ child->parent, old }, 2, undo, error);
     }
     return perm_refresh((BlockNode *[]){ node, old }, 2, undo, error);
@@ -240,6 +261,7 @@ static bool may_move(const BlockChild *edge, const BlockNode *to)
 bool node_replace(BlockNode *from, BlockNode *to, UndoStack *undo, GError **error)
 {
     g_autoptr(GPtrArray) users = g_ptr_array_new();
+    g_autoptr(GPtrArray) parents = g_ptr_array_new();
     BlockNode *ends[] = { from, to };
 
     drain_end_with(drain_begin_below(ends, G_N_ELEMENTS(ends)), undo);
@@ -255,9 +277,10 @@ bool node_replace(BlockNode *from, BlockNode *to, UndoStack *undo, GError **erro
 
         edge_move(edge, to, undo);
         if (edge->parent) {
-            node_refresh_with(edge->parent, undo);
+            g_ptr_array_add(parents, edge->parent);
         }
     }
+    node_refresh_with((BlockNode *const *)parents->pdata, parents->len, undo);
     return perm_refresh(ends, G_N_ELEMENTS(ends), undo, error);
 }
 
@@ -281,30 +304,40 @@ static void refresh_size(BlockNode *node)
     }
 }
 
-void node_refresh(BlockNode *node)
+void node_refresh(BlockNode *const nodes[], size_t n)
 {
-    refresh_limits(node);
-    refresh_size(node);
-    node_refresh_filename(node);
-    for (guint i = 0; i < node->parents->len; i++) {
-        BlockChild *edge = g_ptr_array_index(node->parents, i);
+    g_autoptr(GPtrArray) above = graph_ancestors(nodes, n);
 
-        if (edge->parent) {
-            node_refresh(edge->parent);
-        }
+    for (guint i = 0; i < above->len; i++) {
+        BlockNode *node = g_ptr_array_index(above, i);
+
+        refresh_limits(node);
+        refresh_size(node);
+        node_refresh_filename(node);
     }
 }
 
 static void commit_refresh(void *opaque)
 {
-    node_refresh(opaque);
+    GPtrArray *nodes = opaque;
+
+    node_refresh((BlockNode *const *)nodes->pdata, nodes->len);
 }
 
-void node_refresh_with(BlockNode *node, UndoStack *undo)
+static void clean_refresh(void *opaque)
 {
-    static const UndoOps ops = { .commit = commit_refresh };
+    g_ptr_array_unref(opaque);
+}
 
-    undo_push(undo, &ops, node);
+void node_refresh_with(BlockNode *const nodes[], size_t n, UndoStack *undo)
+{
+    static const UndoOps ops = { .commit = commit_refresh, .clean = clean_refresh };
+    GPtrArray *kept = g_ptr_array_new();
+
+    for (size_t i = 0; i < n; i++) {
+        g_ptr_array_add(kept, nodes[i]);
+    }
+    undo_push(undo, &ops, kept);
 }
 
 void node_set_size(BlockNode *node, int64_t size)

@@ -8,10 +8,12 @@
  * children's, that matter for the data.
  */
 #include "core-internal.h"
-#include "qapi/codec.h"
 #include "qapi/json.h"
 
 #include <jansson.h>
+
+#define NAME_MAX_BYTES 4095 /* longer ones end in "..." */
+#define NAME_NODES     200  /* enough to fill that */
 
 /* Options that do not decide which bytes are seen. */
 static bool is_weak(const char *name)
@@ -23,36 +25,44 @@ static bool is_weak(const char *name)
     return g_strv_contains((const gchar *const *)weak, name);
 }
 
-static json_t *full_options(const BlockNode *node)
+/* `budget`: so many nodes are written out; children beyond that are named only. */
+static json_t *full_options(const BlockNode *node, unsigned *budget)
 {
-    json_t *given = qapi_encode(&qapi_type_BlockdevOptions, node->options);
     json_t *full = json_object();
     OptionIter iter;
 
-    json_object_set(full, "driver", json_object_get(given, "driver"));
+    json_object_set_new(full, "driver", json_string(node->driver->name));
     option_iter_init(&iter, node->options);
     while (option_iter_next(&iter)) {
         const char *name = iter.member->name;
         const BlockChild *child = node_find_child(node, name);
-        json_t *value = json_object_get(given, name);
 
-        if (child) {
-            json_object_set_new(full, name, full_options(child->node));
-        } else if (value && !iter.is_child && !is_weak(name)) {
-            json_object_set(full, name, value);
+        if (child && *budget == 0) {
+            json_object_set_new(full, name, json_string(child->node->node_name));
+        } else if (child) {
+            --*budget;
+            json_object_set_new(full, name, full_options(child->node, budget));
+        } else if (!iter.is_child && !is_weak(name)) {
+            json_object_set_new(full, name, option_value(&iter));
         }
     }
-    json_decref(given);
     return full;
 }
 
 static bool has_own_options(const BlockNode *node)
 {
-    json_t *full = full_options(node);
-    size_t n = json_object_size(full) - 1; /* "driver" */
+    OptionIter iter;
 
-    json_decref(full);
-    return n > node->children->len;
+    option_iter_init(&iter, node->options);
+    while (option_iter_next(&iter)) {
+        json_t *value = iter.is_child || is_weak(iter.member->name) ? NULL : option_value(&iter);
+
+        json_decref(value);
+        if (value) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static const char *plain_name(const BlockNode *node)
@@ -68,11 +78,23 @@ static const char *plain_name(const BlockNode *node)
     return plain_name(node->file->node);
 }
 
+static char *describe_options(const BlockNode *node)
+{
+    unsigned budget = NAME_NODES;
+    json_t *full = full_options(node, &budget);
+    g_autofree char *text = qapi_json_text(full, false);
+    char *name = g_strconcat("json:", text, NULL);
+
+    json_decref(full);
+    if (strlen(name) > NAME_MAX_BYTES) {
+        memcpy(name + NAME_MAX_BYTES - 3, "...", 4);
+    }
+    return name;
+}
+
 static char *describe(const BlockNode *node)
 {
     const char *plain = plain_name(node);
-    g_autofree char *text = NULL;
-    json_t *full;
 
     if (plain) {
         return g_strdup(plain);
@@ -80,10 +102,7 @@ static char *describe(const BlockNode *node)
     if ((node_is_filter(node) || node->driver->pins_children) && node->file) {
         return g_strdup(node->file->node->filename);
     }
-    full = full_options(node);
-    text = qapi_json_text(full, false);
-    json_decref(full);
-    return g_strconcat("json:", text, NULL);
+    return describe_options(node);
 }
 
 void node_refresh_filename(BlockNode *node)

@@ -76,12 +76,12 @@ static BlockNode *open_node(const BlockdevOptions *options, const OpenContext *c
     node = node_new(driver, options->node_name);
     common_options_apply(node, &common);
     node->inherits_from = context->parent;
-    node->options = blockdev_options_clone(options);
+    node->options = options_keep(options);
     if (!driver->open(node, options, error)) {
         node_destroy(node, false);
         return NULL;
     }
-    node_refresh(node);
+    node_refresh(&node, 1);
     if (!node_refresh_perms(node, NULL, error) || !node_register(node, error)) {
         node_destroy(node, true);
         return NULL;

@@ -8,6 +8,7 @@
  * read-only), while discards are passed on, because the parent already decided about them.
  */
 #include "core-internal.h"
+#include "qapi/codec.h"
 #include "util/error.h"
 
 static void defaults(const CommonOptions *parent, ChildRole role, CommonOptions *ret)
@@ -118,12 +119,23 @@ bool option_iter_next(OptionIter *iter)
         return false;
     }
     iter->member = &iter->branch->as.object.members[iter->next++];
+    iter->slot = iter->base + iter->member->offset;
     iter->is_child = iter->member->type == &qapi_type_BlockdevRef;
-    iter->child = NULL;
-    if (iter->is_child) {
-        memcpy(&iter->child, iter->base + iter->member->offset, sizeof(iter->child));
-    }
+    iter->child = iter->is_child ? *(BlockdevRef *const *)iter->slot : NULL;
     return true;
+}
+
+json_t *option_value(const OptionIter *iter)
+{
+    const QapiMember *member = iter->member;
+    bool present = true;
+
+    if (qapi_type_is_pointer(member->type)) {
+        present = *(void *const *)iter->slot != NULL;
+    } else if (member->optional) {
+        present = *(const bool *)(iter->base + member->has_offset);
+    }
+    return present ? qapi_encode_slot(member->type, iter->slot) : NULL;
 }
 
 const BlockdevRef *options_child(const BlockdevOptions *options, const char *name)
@@ -137,4 +149,18 @@ const BlockdevRef *options_child(const BlockdevOptions *options, const char *nam
         }
     }
     return NULL;
+}
+
+BlockdevOptions *options_keep(const BlockdevOptions *options)
+{
+    BlockdevOptions shallow = *options;
+    OptionIter iter;
+
+    option_iter_init(&iter, &shallow);
+    while (option_iter_next(&iter)) {
+        if (iter.is_child) {
+            *(BlockdevRef **)iter.slot = NULL;
+        }
+    }
+    return blockdev_options_clone(&shallow);
 }

@@ -14,7 +14,6 @@
  *   4. on commit: drivers first, then what parents take over from their children.
  */
 #include "core-internal.h"
-#include "qapi/codec.h"
 #include "util/coroutine.h"
 #include "util/error.h"
 
@@ -133,25 +132,46 @@ static bool check_same(const json_t *before, const json_t *after, const char *na
     return true;
 }
 
+static bool check_driver(const Reopen *reopen, GError **error)
+{
+    const BlockdevOptions *before = reopen->node->options, *after = reopen->options;
+
+    if (before->driver != after->driver) {
+        merino_error(error, "Cannot change the option 'driver'");
+        return false;
+    }
+    if (before->has_force_share && !after->has_force_share) {
+        merino_error(error, "Option 'force-share' cannot be reset to its default value");
+        return false;
+    }
+    if (before->has_force_share != after->has_force_share ||
+        before->force_share != after->force_share) {
+        merino_error(error, "Cannot change the option 'force-share'");
+        return false;
+    }
+    return true;
+}
+
 static bool check_unchanged(const Reopen *reopen, GError **error)
 {
-    json_t *before = qapi_encode(&qapi_type_BlockdevOptions, reopen->node->options);
-    json_t *after = qapi_encode(&qapi_type_BlockdevOptions, reopen->options);
-    OptionIter iter;
-    bool ok = check_same(json_object_get(before, "driver"), json_object_get(after, "driver"),
-                         "driver", error) &&
-              check_same(json_object_get(before, "force-share"),
-                         json_object_get(after, "force-share"), "force-share", error);
+    OptionIter before, after;
+    bool ok = check_driver(reopen, error);
 
-    option_iter_init(&iter, reopen->options);
-    while (ok && option_iter_next(&iter)) {
-        const char *name = iter.member->name;
+    option_iter_init(&before, reopen->node->options);
+    option_iter_init(&after, reopen->options);
+    while (ok && option_iter_next(&before) && option_iter_next(&after)) {
+        const char *name = before.member->name;
+        json_t *old_value, *new_value;
 
-        ok = iter.is_child || is_reopen_option(reopen->node->driver, name) ||
-             check_same(json_object_get(before, name), json_object_get(after, name), name, error);
+        if (before.is_child || is_reopen_option(reopen->node->driver, name)) {
+            continue;
+        }
+        old_value = option_value(&before);
+        new_value = option_value(&after);
+        ok = check_same(old_value, new_value, name, error);
+        json_decref(old_value);
+        json_decref(new_value);
     }
-    json_decref(before);
-    json_decref(after);
     return ok;
 }
 
@@ -216,6 +236,9 @@ static bool reopen_children(const Reopen *reopen, UndoStack *undo, GError **erro
 {
     OptionIter iter;
 
+    if (reopen->options == reopen->node->options) {
+        return true; /* it only follows its parent */
+    }
     option_iter_init(&iter, reopen->options);
     while (option_iter_next(&iter)) {
         if (iter.is_child &&
@@ -247,7 +270,7 @@ static void apply_options(Reopen *reopen, UndoStack *undo)
 {
     static const UndoOps ops = { .commit = commit_options, .abort = abort_options };
 
-    reopen->new_options = blockdev_options_clone(reopen->options);
+    reopen->new_options = options_keep(reopen->options);
     common_options_of(reopen->node, &reopen->old);
     common_options_apply(reopen->node, &reopen->new);
     undo_push(undo, &ops, reopen);
@@ -317,37 +340,18 @@ static GPtrArray *queue_nodes(const ReopenQueue *queue)
     return nodes;
 }
 
-/* The nodes whose users change: those reopened, and children that were left behind. */
-static GPtrArray *nodes_to_refresh(const ReopenQueue *queue, GPtrArray *before)
+static bool prepare_all(const ReopenQueue *queue, GPtrArray *nodes, GPtrArray *below,
+                        UndoStack *undo, GError **error)
 {
-    GPtrArray *nodes = queue_nodes(queue);
-
-    for (guint i = 0; i < before->len; i++) {
-        g_ptr_array_add(nodes, g_ptr_array_index(before, i));
-    }
-    return nodes;
-}
-
-static bool prepare_all(const ReopenQueue *queue, GPtrArray *before, UndoStack *undo,
-                        GError **error)
-{
-    g_autoptr(GPtrArray) refresh = NULL;
-
     for (guint i = 0; i < queue->entries->len; i++) {
         if (!prepare(queue, g_ptr_array_index(queue->entries, i), undo, error)) {
             return false;
         }
     }
-    refresh = nodes_to_refresh(queue, before);
-    if (!perm_refresh((BlockNode *const *)refresh->pdata, refresh->len, undo, error)) {
-        return false;
-    }
-    for (guint i = queue->entries->len; i > 0; i--) {
-        Reopen *reopen = g_ptr_array_index(queue->entries, i - 1);
-
-        node_refresh_with(reopen->node, undo);
-    }
-    return true;
+    /* Also children that were left behind have other users now. */
+    g_ptr_array_extend(below, nodes, NULL, NULL);
+    node_refresh_with((BlockNode *const *)nodes->pdata, nodes->len, undo);
+    return perm_refresh((BlockNode *const *)below->pdata, below->len, undo, error);
 }
 
 /* --- what was written under the old options is on storage before they go --- */
@@ -392,11 +396,12 @@ static bool reopen_drained(const ReopenQueue *queue, GError **error)
 {
     g_autoptr(GPtrArray) nodes = queue_nodes(queue);
     BlockNode *const *items = (BlockNode *const *)nodes->pdata;
-    g_autoptr(GPtrArray) before = graph_descendants(items, nodes->len);
+    g_autoptr(GPtrArray) below = graph_descendants(items, nodes->len);
     UndoStack *undo = undo_stack_new();
 
     drain_end_with(drain_begin_below(items, nodes->len), undo);
-    return undo_finish(undo, flush_all(nodes, error) && prepare_all(queue, before, undo, error));
+    return undo_finish(undo,
+                       flush_all(nodes, error) && prepare_all(queue, nodes, below, undo, error));
 }
 
 bool node_reopen(const BlockdevOptionsList *options, GError **error)

@@ -16,14 +16,18 @@
 #include "block/node.h"
 #include "util/event-loop.h"
 
-/* `user` says in messages who it is, as "block device 'x'" or "export 'x'". Copied. */
+/* `user` says in messages who it is: "block device 'x'", or QEMU's words for exports and the like:
+ * "an unnamed block device". Copied. */
 BlockBackend *backend_new(const char *user, unsigned perm, unsigned shared);
-void backend_free(BlockBackend *backend); /* drains; NULL ok */
+/* Drains. The owner has seen to it that no further request begins. NULL ok. */
+void backend_free(BlockBackend *backend);
 
+/* These three drain the node and everything beneath it, since drivers may take other locks. */
 bool backend_attach(BlockBackend *backend, BlockNode *node, GError **error);
 void backend_detach(BlockBackend *backend);
 bool backend_set_perm(BlockBackend *backend, unsigned perm, unsigned shared, GError **error);
 
+/* Main thread, or inside a request of this backend. */
 BlockNode *backend_node(const BlockBackend *backend); /* NULL when detached */
 BlockChild *backend_root(const BlockBackend *backend);
 int64_t backend_size(const BlockBackend *backend);

@@ -46,7 +46,8 @@ struct BlockDriver {
      * one of commit and abort. */
     bool (*reopen_prepare)(ReopenState *state, UndoStack *undo, GError **error);
 
-    /* How permissions of the parents turn into those on `child`. NULL: by role. */
+    /* How permissions of the parents turn into those on `child`; also asked while opening, with
+     * whatever the state is then. NULL: by role. */
     void (*child_perm)(BlockNode *node, BlockChild *child, unsigned perm, unsigned shared,
                        unsigned *ret_perm, unsigned *ret_shared);
     /* The sum of the parents' permissions changes: take locks in storage. Pushes its way back
@@ -87,7 +88,9 @@ struct BlockDriver {
                                                  BlockStatus *ret_status);
     int coroutine_fn (*co_pdiscard_snapshot)(BlockNode *node, int64_t offset, int64_t bytes);
 
-    /* Requests of the driver's own making must end / may begin again. NULL: there are none. */
+    /* Requests of the driver's own making: drain_begin returns when all have ended (polling the
+     * main loop) and lets no more begin, also on behalf of requests that are still inside, until
+     * drain_end. NULL: there are none. */
     void (*drain_begin)(BlockNode *node);
     void (*drain_end)(BlockNode *node);
 

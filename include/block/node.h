@@ -69,7 +69,7 @@ struct BlockNode {
     char *node_name;
     const BlockDriver *driver;
     void *state;              /* the driver's, driver->state_size zeroed bytes */
-    BlockdevOptions *options; /* as they were given last */
+    BlockdevOptions *options; /* as they were given last; inline children are left out */
     BlockNode *inherits_from; /* the parent whose options describe this node inline; or NULL */
     BlockNode *older, *newer; /* the registry's order */
 
