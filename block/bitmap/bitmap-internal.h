@@ -92,9 +92,10 @@ void list_take_out(DirtyBitmap *bitmap);
 /*
  * Fold, then make the set of recording bitmaps, and the epoch's granularity, what the states say.
  * Drained. Fails, with the old set still recording, when there is no memory for a finer epoch.
- * Without `trim` the epoch does not get coarser, so that going back cannot fail.
+ * For undo, which must not fail: `spare` (or NULL) is an empty bitmap of the granularity of
+ * the one that begins to record, and is taken if it is needed.
  */
-bool list_update_recording(BitmapList *list, bool trim, GError **error);
+bool list_update_recording(BitmapList *list, HBitmap **spare, GError **error);
 
 /* Between the two, no fold runs, and what was written before is in the bits. */
 void list_lock_folded(BitmapList *list);

@@ -71,7 +71,7 @@ void bitmap_set_read_only(DirtyBitmap *bitmap, bool read_only)
     g_autoptr(GError) error = NULL;
 
     bitmap->state.read_only = read_only;
-    if (!list_update_recording(bitmap->list, true, &error)) {
+    if (!list_update_recording(bitmap->list, NULL, &error)) {
         g_error("%s", error->message); /* out of memory: as everywhere, the end */
     }
 }

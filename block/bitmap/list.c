@@ -5,8 +5,8 @@
  * Invariants (a bitmap "records" when it is enabled and may change):
  *
  *  1. The epoch exists exactly when some bitmap records, and has the granularity of the finest that
- *     does. So a write costs one look and at most one OR, and nothing where nothing records. (While
- *     a transaction is undecided the epoch may be finer than that, so that undo needs no memory.)
+ *     does. So a write costs one look and at most one OR, and nothing where nothing records. (It
+ *     stays finer than that when there is no memory for another.)
  *  2. A write that was marked is in the epoch or in every recording bitmap. A fold moves it from
  *     one to the other; two folds never run at once.
  *  3. A bitmap that does not record gets nothing from the epoch: whoever changes the set of
@@ -191,19 +191,20 @@ static int finest_shift(BitmapList *list, size_t *ret_n)
 }
 
 /*
- * Replace the epoch, just folded, by one of the finest recording granularity, where it is too
- * coarse or, with `trim`, finer than it needs to be. No memory for a coarser one is no failure.
+ * Put one of the finest recording granularity in the place of the epoch, which was just folded. No
+ * memory for a coarser one is no failure.
  */
-static bool replace_epoch(BitmapList *list, size_t n, int shift, bool trim, GError **error)
+static bool replace_epoch(BitmapList *list, size_t n, int shift, HBitmap **spare, GError **error)
 {
     bool too_coarse = n && (!list->epoch || list->epoch_shift > shift);
-    bool too_fine = list->epoch && (!n || list->epoch_shift < shift);
     HBitmap *epoch = NULL;
 
-    if (!too_coarse && !(too_fine && trim)) {
+    if (n && list->epoch && list->epoch_shift == shift) {
         return true;
     }
-    if (n) {
+    if (n && spare && *spare && too_coarse) {
+        epoch = g_steal_pointer(spare);
+    } else if (n) {
         epoch = hbitmap_new(bitmap_size_bits(list->size, shift), too_coarse ? error : NULL);
         if (!epoch) {
             return !too_coarse;
@@ -235,14 +236,14 @@ static void collect_recording(BitmapList *list, size_t n)
     }
 }
 
-bool list_update_recording(BitmapList *list, bool trim, GError **error)
+bool list_update_recording(BitmapList *list, HBitmap **spare, GError **error)
 {
     size_t n;
     int shift = finest_shift(list, &n);
     bool ok;
 
     list_lock_folded(list);
-    ok = replace_epoch(list, n, shift, trim, error);
+    ok = replace_epoch(list, n, shift, spare, error);
     if (ok) {
         collect_recording(list, n);
     }

@@ -18,16 +18,6 @@ static void step_unref(void *opaque)
     bitmap_unref(opaque);
 }
 
-/* What has become of a bitmap is final: let the epoch be as coarse as it may. */
-static void step_trim(void *opaque)
-{
-    DirtyBitmap *bitmap = opaque;
-
-    if (bitmap->list) {
-        list_update_recording(bitmap->list, true, NULL);
-    }
-}
-
 /* --- add --- */
 
 static bool check_granularity(int64_t granularity, GError **error)
@@ -115,7 +105,7 @@ static void drop(DirtyBitmap *bitmap)
 
     bitmap_ref(bitmap); /* a fold may still need its bits */
     list_take_out(bitmap);
-    list_update_recording(list, true, NULL);
+    list_update_recording(list, NULL, NULL);
     bitmap_unref(bitmap);
 }
 
@@ -141,7 +131,7 @@ DirtyBitmap *bitmap_add(BitmapList *list, const BitmapAddOptions *options, UndoS
         return NULL;
     }
     list_insert(list, bitmap);
-    if (!options->disabled && !list_update_recording(list, true, error)) {
+    if (!options->disabled && !list_update_recording(list, NULL, error)) {
         list_take_out(bitmap);
         return NULL;
     }
@@ -215,55 +205,80 @@ bool bitmap_clear(DirtyBitmap *bitmap, UndoStack *undo, GError **error)
 
 /* --- enable and disable --- */
 
-/* To the state before; cannot fail, as the epoch was not made coarser meanwhile. */
-static void set_enabled_again(DirtyBitmap *bitmap, bool enabled)
+/* For undoing a disable, an epoch in store: no memory must be needed then. */
+typedef struct SwitchStep {
+    DirtyBitmap *bitmap;
+    bool was;
+    HBitmap *spare;
+} SwitchStep;
+
+static void switch_abort(void *opaque)
 {
-    bitmap->state.enabled = enabled;
-    if (!list_update_recording(bitmap->list, false, NULL)) {
+    SwitchStep *step = opaque;
+
+    step->bitmap->state.enabled = step->was;
+    if (!list_update_recording(step->bitmap->list, &step->spare, NULL)) {
         g_assert_not_reached();
     }
 }
 
-static void undo_enable(void *opaque)
+static void switch_clean(void *opaque)
 {
-    set_enabled_again(opaque, false);
+    SwitchStep *step = opaque;
+
+    hbitmap_free(step->spare);
+    bitmap_unref(step->bitmap);
+    g_free(step);
 }
 
-static void undo_disable(void *opaque)
+static const UndoOps switch_ops = { .abort = switch_abort, .clean = switch_clean };
+
+static bool update_with_undo(DirtyBitmap *bitmap, bool was, UndoStack *undo, GError **error)
 {
-    set_enabled_again(opaque, true);
+    HBitmap *spare = NULL;
+    SwitchStep *step;
+
+    if (was) {
+        spare = hbitmap_new(hbitmap_size(bitmap->bits), error);
+        if (!spare) {
+            return false;
+        }
+    }
+    if (!list_update_recording(bitmap->list, NULL, error)) {
+        hbitmap_free(spare);
+        return false;
+    }
+    step = g_new(SwitchStep, 1);
+    *step = (SwitchStep){ bitmap_ref(bitmap), was, spare };
+    undo_push(undo, &switch_ops, step);
+    return true;
 }
 
-static const UndoOps enable_ops = { step_trim, undo_enable, step_unref };
-static const UndoOps disable_ops = { step_trim, undo_disable, step_unref };
-
-static bool set_enabled(DirtyBitmap *bitmap, bool enabled, UndoStack *undo, GError **error)
+static bool set_enabled(DirtyBitmap *bitmap, BitmapVerb verb, UndoStack *undo, GError **error)
 {
-    BitmapVerb verb = enabled ? BITMAP_VERB_ENABLE : BITMAP_VERB_DISABLE;
     bool was = bitmap->state.enabled;
+    bool ok;
 
     if (!bitmap_transition(bitmap, verb, error)) {
         return false;
     }
-    if (was == enabled) {
+    if (bitmap->state.enabled == was) {
         return true;
     }
-    if (!list_update_recording(bitmap->list, !undo, error)) {
+    ok = undo ? update_with_undo(bitmap, was, undo, error)
+              : list_update_recording(bitmap->list, NULL, error);
+    if (!ok) {
         bitmap->state.enabled = was;
-        return false;
     }
-    if (undo) {
-        undo_push(undo, enabled ? &enable_ops : &disable_ops, bitmap_ref(bitmap));
-    }
-    return true;
+    return ok;
 }
 
 bool bitmap_enable(DirtyBitmap *bitmap, UndoStack *undo, GError **error)
 {
-    return set_enabled(bitmap, true, undo, error);
+    return set_enabled(bitmap, BITMAP_VERB_ENABLE, undo, error);
 }
 
 bool bitmap_disable(DirtyBitmap *bitmap, UndoStack *undo, GError **error)
 {
-    return set_enabled(bitmap, false, undo, error);
+    return set_enabled(bitmap, BITMAP_VERB_DISABLE, undo, error);
 }
