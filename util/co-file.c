@@ -7,11 +7,11 @@
  *  - buffered reads with RWF_NOWAIT, which fails when the bytes are not in the cache. After a
  *    miss the next ones go straight to the backend, more of them with each further miss. On a
  *    ring only the first few of an iteration are tried: many at once are cheaper as one batch.
- *  - small buffered writes with RWF_NOWAIT, where the file system knows it. Where it does not, and
- *    io_uring would give each write to a kernel thread, whole pages are simply written when the
- *    file system is a local one: that copies them into the cache. It may block nevertheless, when
- *    the kernel throttles writers. So each is timed, and after a slow one the backend gets all
- *    for a while, longer each time.
+ *  - small buffered writes with RWF_NOWAIT, where the file system knows it. Where it does not or
+ *    refuses (as many do when space must be allocated), io_uring would give each write to a kernel
+ *    thread; so whole pages are simply written when the file system is a local one: that copies
+ *    them into the cache. It may block nevertheless, when the kernel throttles writers. So each
+ *    is timed, and when several of few are slow the backend gets all for a while, longer each time.
  *  - both, plainly, on a file system in memory.
  * Descriptors opened with O_DIRECT go to the backend.
  *
@@ -38,8 +38,10 @@
 #define MISSES_MAX          6 /* skip at most 2^6 - 1 reads */
 #define PAGE                4096
 
-/* A write into the cache takes microseconds; a throttled one milliseconds. */
+/* A write into the cache takes microseconds; a throttled one milliseconds. But so may one whose
+ * thread had to make way for others, which is no reason: two within SLOWNESS writes are. */
 #define SLOW_WRITE_NS INT64_C(500000)
+#define SLOWNESS      100
 #define PAUSE_MIN_NS  INT64_C(100000000)
 #define PAUSE_MAX_NS  INT64_C(10000000000)
 
@@ -52,6 +54,12 @@ typedef enum InPlace {
     PLAINLY
 } InPlace;
 
+/* How trying without waiting went of late. */
+typedef struct Luck {
+    unsigned misses; /* in a row */
+    unsigned to_skip;
+} Luck;
+
 struct FileTrait {
     int fd; /* -1: free */
     bool direct;
@@ -60,9 +68,10 @@ struct FileTrait {
     unsigned uses_left; /* before the descriptor is looked up again */
     InPlace read;
     InPlace write;
-    InPlace write_without_nowait; /* what `write` becomes where RWF_NOWAIT is unknown */
-    unsigned misses;              /* of the last reads in a row */
-    unsigned reads_to_skip;
+    bool may_block_in_write; /* where RWF_NOWAIT fails */
+    Luck read_luck;
+    Luck write_luck;
+    unsigned slowness; /* of plain writes: SLOWNESS for a slow one, less 1 for each quick one */
     int64_t write_pause_end_ns;
     int64_t write_pause_ns;
 };
@@ -80,7 +89,7 @@ static void expect(FileTrait *trait, unsigned file_system)
     case XFS_MAGIC:
     case BTRFS_SUPER_MAGIC:
     case OVERLAYFS_SUPER_MAGIC:
-        trait->write_without_nowait = PLAINLY;
+        trait->may_block_in_write = true;
         break;
     }
 }
@@ -153,44 +162,49 @@ static bool is_refusal(int err)
     return err == EOPNOTSUPP || err == EINVAL || err == ENOSYS;
 }
 
-static bool may_read_in_place(EventLoop *loop, FileTrait *trait, const IoRequest *req)
+/* Whether to try, after so many misses. */
+static bool feels_lucky(Luck *luck)
 {
-    if (trait->read == NEVER || total(req->iov, req->niov) > IN_PLACE_READ_MAX) {
+    if (luck->to_skip) {
+        luck->to_skip--;
         return false;
     }
-    if (trait->read == PLAINLY) {
-        return true;
+    return true;
+}
+
+/* Learn from a try that returned `count` and set errno. Returns what to do from now on. */
+static InPlace learn(Luck *luck, InPlace now, ssize_t count)
+{
+    if (count >= 0) {
+        luck->misses = 0;
+    } else if (errno == EAGAIN) {
+        luck->misses = MIN(luck->misses + 1, MISSES_MAX);
+        luck->to_skip = (1U << luck->misses) - 1;
+    } else if (is_refusal(errno)) {
+        return NEVER;
     }
-    if (trait->reads_to_skip) {
-        trait->reads_to_skip--;
-        return false;
-    }
-    return !event_loop_has_uring(loop) || loop->reads_in_place++ < READS_PER_BATCH;
+    return now;
 }
 
 /* Whether that did it; the count is then in *ret_count. Any failure is the backend's to tell. */
 static bool read_in_place(EventLoop *loop, const IoRequest *req, ssize_t *ret_count)
 {
     FileTrait *trait = trait_of(loop, req->fd);
-    ssize_t count;
 
-    if (!may_read_in_place(loop, trait, req)) {
+    if (trait->read == NEVER || total(req->iov, req->niov) > IN_PLACE_READ_MAX) {
         return false;
     }
-    count =
-        preadv2(req->fd, req->iov, req->niov, req->offset, trait->read == NOWAIT ? RWF_NOWAIT : 0);
-    if (count >= 0) {
-        trait->misses = 0;
-        *ret_count = count;
-        return true;
+    if (trait->read == PLAINLY) {
+        *ret_count = preadv(req->fd, req->iov, req->niov, req->offset);
+        return *ret_count >= 0;
     }
-    if (is_refusal(errno)) {
-        trait->read = NEVER;
-    } else if (errno == EAGAIN) {
-        trait->misses = MIN(trait->misses + 1, MISSES_MAX);
-        trait->reads_to_skip = (1U << trait->misses) - 1;
+    if (!feels_lucky(&trait->read_luck) ||
+        (event_loop_has_uring(loop) && loop->reads_in_place++ >= READS_PER_BATCH)) {
+        return false;
     }
-    return false;
+    *ret_count = preadv2(req->fd, req->iov, req->niov, req->offset, RWF_NOWAIT);
+    trait->read = learn(&trait->read_luck, trait->read, *ret_count);
+    return *ret_count >= 0;
 }
 
 /* Write plainly, and judge by the time it took whether that is wise. */
@@ -204,11 +218,16 @@ static ssize_t write_timed(FileTrait *trait, const IoRequest *req)
     }
     count = pwritev(req->fd, req->iov, req->niov, req->offset);
     end = event_loop_now_ns();
-    if (G_UNLIKELY(end - start > SLOW_WRITE_NS)) {
-        trait->write_pause_ns = CLAMP(2 * trait->write_pause_ns, PAUSE_MIN_NS, PAUSE_MAX_NS);
-        trait->write_pause_end_ns = end + trait->write_pause_ns;
-    } else if (G_UNLIKELY(trait->write_pause_ns)) {
-        trait->write_pause_ns = trait->write_pause_ns * 7 / 8;
+    if (G_LIKELY(end - start <= SLOW_WRITE_NS)) {
+        if (trait->slowness && --trait->slowness == 0) {
+            trait->write_pause_ns = 0;
+        }
+    } else {
+        if (trait->slowness) {
+            trait->write_pause_ns = CLAMP(2 * trait->write_pause_ns, PAUSE_MIN_NS, PAUSE_MAX_NS);
+            trait->write_pause_end_ns = end + trait->write_pause_ns;
+        }
+        trait->slowness = SLOWNESS;
     }
     return count;
 }
@@ -217,22 +236,20 @@ static bool write_in_place(EventLoop *loop, const IoRequest *req, ssize_t *ret_c
 {
     FileTrait *trait = trait_of(loop, req->fd);
     int64_t bytes = total(req->iov, req->niov);
-    ssize_t count = -1;
 
-    if (req->flags || trait->write == NEVER || bytes > IN_PLACE_WRITE_MAX) {
+    *ret_count = -1;
+    if (req->flags || bytes > IN_PLACE_WRITE_MAX) {
         return false;
     }
-    if (trait->write == NOWAIT) {
-        count = pwritev2(req->fd, req->iov, req->niov, req->offset, RWF_NOWAIT);
-        if (count < 0 && is_refusal(errno)) {
-            trait->write = trait->write_without_nowait;
-        }
+    if (trait->write == NOWAIT && feels_lucky(&trait->write_luck)) {
+        *ret_count = pwritev2(req->fd, req->iov, req->niov, req->offset, RWF_NOWAIT);
+        trait->write = learn(&trait->write_luck, trait->write, *ret_count);
     }
-    if (trait->write == PLAINLY && ((req->offset | bytes) & (PAGE - 1)) == 0) {
-        count = write_timed(trait, req);
+    if (*ret_count < 0 && (trait->write == PLAINLY || trait->may_block_in_write) &&
+        ((req->offset | bytes) & (PAGE - 1)) == 0) {
+        *ret_count = write_timed(trait, req);
     }
-    *ret_count = count;
-    return count >= 0;
+    return *ret_count >= 0;
 }
 
 ssize_t coroutine_fn co_io_preadv(int fd, const struct iovec *iov, int niov, int64_t offset)
