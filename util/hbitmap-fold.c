@@ -25,7 +25,9 @@ typedef struct Fold {
 
 static uint64_t take_marks(_Atomic uint64_t *summary)
 {
-    return atomic_load(summary) ? atomic_exchange(summary, 0) : 0;
+    uint64_t marks = atomic_load(summary) ? atomic_exchange(summary, 0) : 0;
+    hb_race_point();
+    return marks;
 }
 
 /* ---- Giving ---- */
@@ -135,6 +137,7 @@ static void take_page(Fold *f, HbPage *page)
         uint64_t any = 0;
         for (unsigned w = first; w < first + HB_LINE; w++) {
             uint64_t value = atomic_load(&page->words[w]);
+            hb_race_point();
             f->taken[w] = value ? atomic_exchange(&page->words[w], 0) : 0;
             removed += __builtin_popcountll(f->taken[w]);
             any |= f->taken[w];

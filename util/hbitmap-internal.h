@@ -33,6 +33,18 @@ enum {
     HB_PAGE_LINES = HB_PAGE_WORDS / HB_LINE,
 };
 
+/*
+ * Called between steps that a race could come between. A test builds these files with
+ * HB_RACE_POINTS and gives a function that now and then lets another thread go first.
+ */
+#ifdef HB_RACE_POINTS
+void hb_race_point(void);
+#else
+static inline void hb_race_point(void)
+{
+}
+#endif
+
 typedef uintptr_t HbEntry;
 
 #define HB_ABSENT ((HbEntry)0)
@@ -153,7 +165,9 @@ static inline void hb_assert_range(const HBitmap *bm, uint64_t start, uint64_t n
 
 static inline void hb_mark(_Atomic uint64_t *summary, uint64_t bits)
 {
+    hb_race_point();
     if ((atomic_load(summary) & bits) != bits) {
+        hb_race_point();
         atomic_fetch_or(summary, bits);
     }
 }

@@ -53,6 +53,7 @@ static HbPage *page_copy(HbPage *from)
     for (int i = 0; i < HB_PAGE_WORDS; i++) {
         words[i] = atomic_load_explicit(&from->words[i], memory_order_relaxed);
     }
+    hb_race_point();
     return page;
 }
 
@@ -78,6 +79,7 @@ static HbDir *dir_copy(HbDir *from)
     for (int i = 0; i < HB_DIR_ENTRIES; i++) {
         atomic_init(&dir->entries[i], hb_share_page(&from->entries[i]));
     }
+    hb_race_point();
     return dir;
 }
 
@@ -167,6 +169,7 @@ void hb_claim_dir(HBitmap *bm, uint64_t d, HbEntry seen)
 void hb_claim_page(HBitmap *bm, HbDir *dir, unsigned slot, HbEntry seen)
 {
     if (hb_is_block(seen) && atomic_load(&hb_page(seen)->refs) == 1) {
+        hb_race_point();
         atomic_compare_exchange_strong(&dir->entries[slot], &seen, seen & ~HB_SHARED);
         return;
     }

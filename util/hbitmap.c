@@ -30,11 +30,10 @@
  *    used again while the thread is at work.
  *
  * 4. Beside other threads, a block that is taken out of the tree was HB_SHARED there, and
- *    goes to the list `retired`, keeping its reference until the next
- *    quiescent verb. So a block that a concurrent verb has reached stays readable; and a
- *    private block stays in place, so that a bit set in it cannot get lost by the
- *    block being detached at the same time. Emptied pages therefore stay too,
- *    until hbitmap_compact.
+ *    goes to the list `retired`, keeping its reference until the next quiescent verb. So a
+ *    block that a concurrent verb has reached stays readable. A private block stays in
+ *    place, even when it becomes empty or full (hbitmap_compact takes it out): what a
+ *    writer writes into it is in the tree at that moment, and no writer need look again.
  *
  * 5. Summaries ("marks": a bit of page->summary, dir->summary, bm->dirty) may claim
  *    too much, never too little: when hbitmap_set has returned, then as long as
@@ -220,6 +219,7 @@ static void change_span(HBitmap *bm, uint64_t p, Span s, bool set)
 
     if (e != done && !(hb_is_block(e) && hb_is_shared(e) && page_holds(hb_page(e), s, set))) {
         HbPage *page = hb_reach(bm, p, done);
+        hb_race_point();
         if (page) {
             page_change(page, s, set);
         }
@@ -252,6 +252,7 @@ static void change_page(HBitmap *bm, uint64_t p, bool set)
             change_span(bm, p, (Span){ 0, HB_PAGE_BITS - 1 }, set);
             return;
         }
+        hb_race_point();
         if (atomic_compare_exchange_strong(&dir->entries[hb_page_slot(p)], &e, done)) {
             if (hb_is_block(e)) {
                 hb_retire(bm, NULL, hb_page(e));
@@ -280,6 +281,7 @@ static void change_dir(HBitmap *bm, uint64_t d, bool set)
         if (set) {
             hb_mark_present(bm, d);
         }
+        hb_race_point();
         if (atomic_compare_exchange_strong(&bm->roots[d], &de, done)) {
             if (hb_is_block(de)) {
                 hb_retire(bm, hb_dir(de), NULL);
