@@ -35,7 +35,6 @@ struct CopyState {
     int64_t cluster;
     int64_t size; /* of the source at the beginning */
     DirtyBitmap *pending;
-    DirtyBitmap *done; /* or NULL; not ours */
     RangeLock *ranges;
     atomic_bool cancelled;
     _Atomic int64_t bytes_done;
@@ -153,11 +152,6 @@ RangeLock *copy_ranges(CopyState *copy)
 DirtyBitmap *copy_pending_bitmap(CopyState *copy)
 {
     return copy->pending;
-}
-
-void copy_set_done_bitmap(CopyState *copy, DirtyBitmap *done)
-{
-    copy->done = done;
 }
 
 /* --- looking --- */
@@ -291,9 +285,6 @@ static void coroutine_fn settle(CopyState *copy, const CopyTask *task)
     RangeHold hold;
 
     range_lock_exclusive(copy->ranges, &hold, task->offset, bytes);
-    if (copy->done) {
-        bitmap_set_range(copy->done, task->offset, MIN(bytes, copy->size - task->offset));
-    }
     bitmap_reset_range(copy->pending, task->offset, bytes);
     range_unlock(copy->ranges, &hold);
     atomic_fetch_add(&copy->bytes_done, MIN(bytes, copy->size - task->offset));

@@ -46,7 +46,7 @@ typedef struct CbwState {
     RangeLock *ranges;   /* of `copy` */
     int64_t size;        /* of the view */
     DirtyBitmap *access; /* clusters that the view may read */
-    DirtyBitmap *done;   /* clusters copied, for queries */
+    DirtyBitmap *done;   /* clusters that the guest may write, for queries */
     OnCbwError on_error;
     int64_t timeout_ns; /* 0: none */
 
@@ -106,7 +106,6 @@ static bool add_bitmaps(BlockNode *node, GError **error)
     if (!cbw->access) {
         return false;
     }
-    copy_set_done_bitmap(cbw->copy, cbw->done);
     return bitmap_merge(cbw->access, &pending, 1, NULL, error);
 }
 
@@ -297,24 +296,32 @@ static void coroutine_fn break_view(CbwState *cbw)
     atomic_store(&cbw->readers_gone, true);
 }
 
+static int coroutine_fn copy_old_bytes(BlockNode *node, int64_t offset, int64_t bytes)
+{
+    CbwState *cbw = node->state;
+
+    return cbw->timeout_ns ? copy_with_timeout(node, offset, bytes)
+                           : copy_range(cbw->copy, offset, bytes);
+}
+
 /* Returns 0 when the guest may write the range. */
 static int coroutine_fn before_write(BlockNode *node, int64_t offset, int64_t bytes, unsigned flags)
 {
     CbwState *cbw = node->state;
-    int ret;
+    int ret = 0;
 
-    if (!copy_is_pending(cbw->copy, offset, bytes) || (flags & REQ_WRITE_UNCHANGED)) {
+    if (flags & REQ_WRITE_UNCHANGED) {
         return 0;
     }
-    if (atomic_load(&cbw->broken)) {
-        break_view(cbw);
-        return 0;
+    if (copy_is_pending(cbw->copy, offset, bytes)) {
+        ret = atomic_load(&cbw->broken) ? -ECANCELED : copy_old_bytes(node, offset, bytes);
+        if (ret < 0 && cbw->on_error == ON_CBW_ERROR_BREAK_SNAPSHOT) {
+            break_view(cbw);
+            return 0;
+        }
     }
-    ret = cbw->timeout_ns ? copy_with_timeout(node, offset, bytes)
-                          : copy_range(cbw->copy, offset, bytes);
-    if (ret < 0 && cbw->on_error == ON_CBW_ERROR_BREAK_SNAPSHOT) {
-        break_view(cbw);
-        ret = 0;
+    if (ret == 0) {
+        bitmap_set_range(cbw->done, offset, bytes);
     }
     return ret;
 }

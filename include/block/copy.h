@@ -40,10 +40,8 @@ RangeLock *copy_ranges(CopyState *copy);
  * control plane. */
 bool copy_restrict(CopyState *copy, DirtyBitmap *bitmap, GError **error);
 
-/* What is to be copied now, for a copy of it; and a bitmap in which every cluster that was
- * copied is to be set (same cluster size; NULL: none). Before any request. */
+/* What is to be copied now, for a copy of it. Before any request. */
 DirtyBitmap *copy_pending_bitmap(CopyState *copy);
-void copy_set_done_bitmap(CopyState *copy, DirtyBitmap *done);
 
 /* Whether any cluster that the range touches is still to be copied. Any thread, no lock. */
 bool copy_is_pending(CopyState *copy, int64_t offset, int64_t bytes);
