@@ -12,5 +12,6 @@ void block_builtins_register(void)
     raw_driver_register();
     copy_before_write_driver_register();
     snapshot_access_driver_register();
+    throttle_driver_register();
     export_driver_register(&nbd_export_driver);
 }

@@ -99,7 +99,8 @@ static char *describe(const BlockNode *node)
     if (plain) {
         return g_strdup(plain);
     }
-    if ((node_is_filter(node) || node->driver->pins_children) && node->file) {
+    if ((node_is_filter(node) || node->driver->pins_children) && node->file &&
+        !node->driver->named_by_options) {
         return g_strdup(node->file->node->filename);
     }
     return describe_options(node);

@@ -31,6 +31,7 @@ struct BlockDriver {
     bool is_filter;
     bool is_protocol;        /* reaches storage by itself: has no file child */
     bool reports_dirty_flag; /* queries say whether the image is dirty */
+    bool named_by_options; /* a filter that reports its options, not the name of what it is over */
     bool pins_children; /* means just the nodes it was opened on: filters are never put between */
 
     /* Options of its own, beyond the common ones and the children, that blockdev-reopen may

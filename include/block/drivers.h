@@ -11,5 +11,6 @@ void null_drivers_register(void);             /* null-co, null-aio */
 void raw_driver_register(void);               /* raw */
 void copy_before_write_driver_register(void); /* copy-before-write */
 void snapshot_access_driver_register(void);   /* snapshot-access */
+void throttle_driver_register(void);          /* throttle */
 
 #endif
