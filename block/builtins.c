@@ -7,6 +7,7 @@
 void block_builtins_register(void)
 {
     event_loop_main();
+    blkdebug_driver_register();
     file_drivers_register();
     null_drivers_register();
     raw_driver_register();

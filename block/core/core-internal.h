@@ -137,6 +137,8 @@ void option_iter_init(OptionIter *iter, const BlockdevOptions *options);
 bool option_iter_next(OptionIter *iter);
 /* The value of a member that is no child; NULL when it is absent. The caller owns it. */
 json_t *option_value(const OptionIter *iter);
+/* Add it to `object`, members and list items by their paths: "name.0.member". */
+void option_add_flat(json_t *object, const OptionIter *iter);
 
 /* The child that `options` name or describe as `name`; NULL when they do not. */
 const BlockdevRef *options_child(const BlockdevOptions *options, const char *name);

@@ -18,9 +18,11 @@
 /* Options that do not decide which bytes are seen. */
 static bool is_weak(const char *name)
 {
-    static const char *const weak[] = { "aio",         "aio-max-batch",         "drop-cache",
-                                        "locking",     "x-check-cache-dropped", "pr-manager",
-                                        "cbw-timeout", "on-cbw-error",          NULL };
+    static const char *const weak[] = {
+        "aio",        "aio-max-batch", "drop-cache",   "locking",          "x-check-cache-dropped",
+        "pr-manager", "cbw-timeout",   "on-cbw-error", "take-child-perms", "unshare-child-perms",
+        NULL
+    };
 
     return g_strv_contains((const gchar *const *)weak, name);
 }
@@ -43,7 +45,7 @@ static json_t *full_options(const BlockNode *node, unsigned *budget)
             --*budget;
             json_object_set_new(full, name, full_options(child->node, budget));
         } else if (!iter.is_child && !is_weak(name)) {
-            json_object_set_new(full, name, option_value(&iter));
+            option_add_flat(full, &iter);
         }
     }
     return full;
@@ -67,7 +69,7 @@ static bool has_own_options(const BlockNode *node)
 
 static const char *plain_name(const BlockNode *node)
 {
-    if (node->driver->is_protocol) {
+    if (node->driver->is_protocol || node->driver->describe) {
         return node->filename[0] && !g_str_has_prefix(node->filename, "json:") ? node->filename
                                                                                : NULL;
     }
@@ -94,8 +96,13 @@ static char *describe_options(const BlockNode *node)
 
 static char *describe(const BlockNode *node)
 {
-    const char *plain = plain_name(node);
+    char *own = node->driver->describe ? node->driver->describe(node) : NULL;
+    const char *plain;
 
+    if (own) {
+        return own;
+    }
+    plain = node->driver->describe ? NULL : plain_name(node);
     if (plain) {
         return g_strdup(plain);
     }

@@ -143,13 +143,37 @@ static int coroutine_fn read_edges(BlockNode *node, const BounceWalk *walk, char
     bool tail = walk->to != walk->end;
     int ret = 0;
 
+    if (head) {
+        node_debug_event(node, BLKDEBUG_EVENT_PWRITEV_RMW_HEAD);
+    }
+    if (tail && last == walk->begin) {
+        node_debug_event(node, BLKDEBUG_EVENT_PWRITEV_RMW_TAIL);
+    }
     if (head || (tail && last == walk->begin)) {
         ret = transfer_buf(node, node->driver->co_preadv, walk->begin, alignment, buf, 0);
     }
+    if (ret == 0 && head) {
+        node_debug_event(node, BLKDEBUG_EVENT_PWRITEV_RMW_AFTER_HEAD);
+    }
     if (ret == 0 && tail && last != walk->begin) {
+        node_debug_event(node, BLKDEBUG_EVENT_PWRITEV_RMW_TAIL);
         ret = transfer_buf(node, node->driver->co_preadv, last, alignment,
                            buf + (last - walk->begin), 0);
     }
+    if (ret == 0 && tail) {
+        node_debug_event(node, BLKDEBUG_EVENT_PWRITEV_RMW_AFTER_TAIL);
+    }
+    return ret;
+}
+
+static int coroutine_fn write_blocks(BlockNode *node, int64_t offset, int64_t bytes, IoVector *vec,
+                                     unsigned flags)
+{
+    int ret;
+
+    node_debug_event(node, BLKDEBUG_EVENT_PWRITEV);
+    ret = transfer(node, node->driver->co_pwritev, offset, bytes, vec, flags);
+    node_debug_event(node, BLKDEBUG_EVENT_PWRITEV_DONE);
     return ret;
 }
 
@@ -165,9 +189,11 @@ static int coroutine_fn bounce_write(BlockNode *node, int64_t offset, int64_t by
         walk = bounce_piece(node, pos, end);
         ret = read_edges(node, &walk, buf);
         if (ret == 0) {
+            IoVector blocks;
+
             iov_to_buf(vec, pos - offset, buf + (pos - walk.begin), walk.to - pos);
-            ret = transfer_buf(node, node->driver->co_pwritev, walk.begin, walk.end - walk.begin,
-                               buf, flags);
+            iov_init_buf(&blocks, buf, walk.end - walk.begin);
+            ret = write_blocks(node, walk.begin, walk.end - walk.begin, &blocks, flags);
         }
     }
     buffer_free(buf);
@@ -179,13 +205,12 @@ int coroutine_fn io_write_any(BlockNode *node, int64_t offset, int64_t bytes, Io
 {
     int64_t alignment = node->limits.request_alignment;
     bool bounce = needs_bounce(node, offset, bytes, vec);
-    TransferFn *fn = node->driver->co_pwritev;
     TrackedWrite write;
     RangeHold hold;
     int ret;
 
     if (alignment == 1) {
-        return transfer(node, fn, offset, bytes, vec, flags);
+        return write_blocks(node, offset, bytes, vec, flags);
     }
     if (!is_aligned(offset | bytes, alignment)) {
         int64_t begin = align_down(offset, alignment);
@@ -200,7 +225,7 @@ int coroutine_fn io_write_any(BlockNode *node, int64_t offset, int64_t bytes, Io
     if (bounce) {
         ret = bounce_write(node, offset, bytes, vec, flags);
     } else {
-        ret = transfer(node, fn, offset, bytes, vec, flags);
+        ret = write_blocks(node, offset, bytes, vec, flags);
     }
     tracked_write_end(node->tracker, &write);
     return ret;

@@ -115,7 +115,9 @@ int coroutine_fn child_co_pwritev(BlockChild *child, int64_t offset, int64_t byt
         node->detect_zeroes != BLOCKDEV_DETECT_ZEROES_OPTIONS_OFF) {
         return write_any(child, offset, bytes, vec, flags);
     }
+    node_debug_event(node, BLKDEBUG_EVENT_PWRITEV);
     ret = node->driver->co_pwritev(node, offset, bytes, vec, flags & native_flags);
+    node_debug_event(node, BLKDEBUG_EVENT_PWRITEV_DONE);
     return finish_write(child, offset, bytes, flags, native_flags, ret);
 }
 
@@ -155,7 +157,9 @@ static int coroutine_fn zero_blocks(BlockNode *node, int64_t offset, int64_t byt
     if (node->limits.request_alignment > 1) {
         tracked_write_begin(node->tracker, &write, offset, bytes);
     }
+    node_debug_event(node, BLKDEBUG_EVENT_PWRITEV_ZERO);
     ret = driver_zeroes(node, offset, bytes, driver_flags);
+    node_debug_event(node, BLKDEBUG_EVENT_PWRITEV_DONE);
     if (node->limits.request_alignment > 1) {
         tracked_write_end(node->tracker, &write);
     }
@@ -257,23 +261,34 @@ static void set_flushed(BlockNode *node, uint64_t written)
     }
 }
 
+/* What the node beneath is told of a flush of this one. */
+static void coroutine_fn flush_events(BlockNode *node, bool flushed)
+{
+    BlockNode *file = node->file->node;
+
+    node_debug_event(file, BLKDEBUG_EVENT_FLUSH_TO_OS);
+    if (!flushed && !node->cache_no_flush) {
+        node_debug_event(file, BLKDEBUG_EVENT_FLUSH_TO_DISK);
+    }
+}
+
 int coroutine_fn child_co_flush(BlockChild *child)
 {
     BlockNode *node = child->node;
-    uint64_t written;
+    uint64_t written = atomic_load(&node->write_count);
+    bool flushed = atomic_load(&node->flushed_count) >= written;
     int ret;
 
+    if (node->file) {
+        flush_events(node, flushed);
+    }
     if (!node->driver->co_flush) {
-        return node->file ? child_co_flush(node->file) : 0;
-    }
-    if (node->cache_no_flush && node->driver->is_protocol) {
+        ret = node->file ? child_co_flush(node->file) : 0;
+    } else if (flushed || (node->cache_no_flush && node->driver->is_protocol)) {
         return 0;
+    } else {
+        ret = node->driver->co_flush(node);
     }
-    written = atomic_load(&node->write_count);
-    if (atomic_load(&node->flushed_count) >= written) {
-        return 0;
-    }
-    ret = node->driver->co_flush(node);
     if (ret == 0) {
         set_flushed(node, written);
     }

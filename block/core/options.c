@@ -11,6 +11,8 @@
 #include "qapi/codec.h"
 #include "util/error.h"
 
+#include <jansson.h>
+
 static void defaults(const CommonOptions *parent, ChildRole role, CommonOptions *ret)
 {
     *ret = (CommonOptions){ .detect_zeroes = BLOCKDEV_DETECT_ZEROES_OPTIONS_OFF };
@@ -136,6 +138,39 @@ json_t *option_value(const OptionIter *iter)
         present = *(const bool *)(iter->base + member->has_offset);
     }
     return present ? qapi_encode_slot(member->type, iter->slot) : NULL;
+}
+
+static void add_flat(json_t *object, const char *name, json_t *value)
+{
+    const char *key;
+    json_t *item;
+    size_t i;
+
+    json_object_foreach(value, key, item)
+    {
+        g_autofree char *path = g_strdup_printf("%s.%s", name, key);
+
+        add_flat(object, path, item);
+    }
+    json_array_foreach(value, i, item)
+    {
+        g_autofree char *path = g_strdup_printf("%s.%zu", name, i);
+
+        add_flat(object, path, item);
+    }
+    if (!json_is_object(value) && !json_is_array(value)) {
+        json_object_set(object, name, value);
+    }
+}
+
+void option_add_flat(json_t *object, const OptionIter *iter)
+{
+    json_t *value = option_value(iter);
+
+    if (value) {
+        add_flat(object, iter->member->name, value);
+        json_decref(value);
+    }
 }
 
 const BlockdevRef *options_child(const BlockdevOptions *options, const char *name)

@@ -116,22 +116,6 @@ static bool is_reopen_option(const BlockDriver *driver, const char *name)
            g_strv_contains((const gchar *const *)driver->reopen_options, name);
 }
 
-static bool check_same(const json_t *before, const json_t *after, const char *name, GError **error)
-{
-    if (!before && !after) {
-        return true;
-    }
-    if (!after) {
-        merino_error(error, "Option '%s' cannot be reset to its default value", name);
-        return false;
-    }
-    if (!before || !json_equal(before, after)) {
-        merino_error(error, "Cannot change the option '%s'", name);
-        return false;
-    }
-    return true;
-}
-
 static bool check_driver(const Reopen *reopen, GError **error)
 {
     const BlockdevOptions *before = reopen->node->options, *after = reopen->options;
@@ -152,26 +136,60 @@ static bool check_driver(const Reopen *reopen, GError **error)
     return true;
 }
 
+/* The driver's own options that are to stay, by their paths. */
+static json_t *options_to_keep(const BlockDriver *driver, const BlockdevOptions *options)
+{
+    json_t *values = json_object();
+    OptionIter iter;
+
+    option_iter_init(&iter, options);
+    while (option_iter_next(&iter)) {
+        if (!iter.is_child && !is_reopen_option(driver, iter.member->name)) {
+            option_add_flat(values, &iter);
+        }
+    }
+    return values;
+}
+
+/* What is left out is found first. */
+static bool check_values(json_t *before, json_t *after, GError **error)
+{
+    const char *path;
+    json_t *value;
+
+    json_object_foreach(before, path, value)
+    {
+        if (!json_object_get(after, path)) {
+            merino_error(error, "Option '%s' cannot be reset to its default value", path);
+            return false;
+        }
+    }
+    json_object_foreach(after, path, value)
+    {
+        json_t *old = json_object_get(before, path);
+
+        if (!old || !json_equal(old, value)) {
+            merino_error(error, "Cannot change the option '%s'", path);
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool check_unchanged(const Reopen *reopen, GError **error)
 {
-    OptionIter before, after;
-    bool ok = check_driver(reopen, error);
+    const BlockDriver *driver = reopen->node->driver;
+    json_t *before, *after;
+    bool ok;
 
-    option_iter_init(&before, reopen->node->options);
-    option_iter_init(&after, reopen->options);
-    while (ok && option_iter_next(&before) && option_iter_next(&after)) {
-        const char *name = before.member->name;
-        json_t *old_value, *new_value;
-
-        if (before.is_child || is_reopen_option(reopen->node->driver, name)) {
-            continue;
-        }
-        old_value = option_value(&before);
-        new_value = option_value(&after);
-        ok = check_same(old_value, new_value, name, error);
-        json_decref(old_value);
-        json_decref(new_value);
+    if (!check_driver(reopen, error)) {
+        return false;
     }
+    before = options_to_keep(driver, reopen->node->options);
+    after = options_to_keep(driver, reopen->options);
+    ok = check_values(before, after, error);
+    json_decref(before);
+    json_decref(after);
     return ok;
 }
 

@@ -184,12 +184,14 @@ static int64_t moved(const BlockNode *node, int64_t offset)
 static int coroutine_fn raw_co_preadv(BlockNode *node, int64_t offset, int64_t bytes, IoVector *vec,
                                       unsigned flags)
 {
+    node_debug_event(node->file->node, BLKDEBUG_EVENT_READ_AIO);
     return child_co_preadv(node->file, moved(node, offset), bytes, vec, flags);
 }
 
 static int coroutine_fn raw_co_pwritev(BlockNode *node, int64_t offset, int64_t bytes,
                                        IoVector *vec, unsigned flags)
 {
+    node_debug_event(node->file->node, BLKDEBUG_EVENT_WRITE_AIO);
     return child_co_pwritev(node->file, moved(node, offset), bytes, vec, flags);
 }
 

@@ -89,6 +89,10 @@ struct BlockDriver {
                                                  BlockStatus *ret_status);
     int coroutine_fn (*co_pdiscard_snapshot)(BlockNode *node, int64_t offset, int64_t bytes);
 
+    /* For tests: somebody is about to do `event` on the node, or did; see node_debug_event(). May
+     * yield. NULL: nobody listens. */
+    void coroutine_fn (*co_debug_event)(BlockNode *node, BlkdebugEvent event);
+
     /* Requests of the driver's own making: drain_begin returns when all have ended (polling the
      * main loop) and lets no more begin, also on behalf of requests that are still inside, until
      * drain_end. NULL: there are none. */
@@ -97,6 +101,9 @@ struct BlockDriver {
 
     int64_t (*allocated_size)(BlockNode *node); /* bytes or -errno; NULL: the `file` child's */
     int64_t (*cluster_size)(BlockNode *node);   /* NULL: none (filters: the child's) */
+    /* A short name that opens the same data, for reports; NULL, or returning NULL: by the rules of
+     * core/filename.c. Caller frees. */
+    char *(*describe)(const BlockNode *node);
     /* Format-specific reports; NULL: none. */
     ImageInfoSpecific *(*specific_info)(BlockNode *node, GError **error);
 };
@@ -104,6 +111,15 @@ struct BlockDriver {
 /* Hand a driver in (block/builtins.c). Tables are static. */
 void driver_register(const BlockDriver *driver);
 const BlockDriver *driver_find(const char *name);
+
+/* Tell a node what is done on it, so that tests can make it fail or wait right there. Costs a look
+ * where nobody listens. */
+static inline void coroutine_fn node_debug_event(BlockNode *node, BlkdebugEvent event)
+{
+    if (G_UNLIKELY(node->driver->co_debug_event)) {
+        node->driver->co_debug_event(node, event);
+    }
+}
 
 /* For drivers: set the size in bytes, also of the node's bitmaps. Drained or while opening. */
 void node_set_size(BlockNode *node, int64_t size);

@@ -6,6 +6,7 @@
 #ifndef MERINO_BLOCK_DRIVERS_H
 #define MERINO_BLOCK_DRIVERS_H
 
+void blkdebug_driver_register(void);          /* blkdebug */
 void file_drivers_register(void);             /* file, host_device */
 void null_drivers_register(void);             /* null-co, null-aio */
 void raw_driver_register(void);               /* raw */
