@@ -91,7 +91,8 @@ static bool check_limits(const BlkdebugState *blkdebug, int64_t image_align, GEr
                        error);
 }
 
-/* The core knows powers of two; other alignments are seen to below. */
+/* The core knows powers of two; other alignments are seen to below. Durability is left to flushes,
+ * which rules can see. */
 static void blkdebug_refresh_limits(BlockNode *node)
 {
     const BlkdebugState *blkdebug = node->state;
@@ -106,8 +107,8 @@ static void blkdebug_refresh_limits(BlockNode *node)
         .discard_alignment =
             is_power_of_2(MAX(blkdebug->opt_discard, 1)) ? MAX(blkdebug->opt_discard, 1) : 1,
         .optimal_transfer = image->optimal_transfer,
-        .write_flags = REQ_FUA | REQ_WRITE_UNCHANGED,
-        .zero_flags = REQ_FUA | REQ_WRITE_UNCHANGED | REQ_MAY_UNMAP | REQ_NO_FALLBACK,
+        .write_flags = REQ_WRITE_UNCHANGED,
+        .zero_flags = REQ_WRITE_UNCHANGED | REQ_MAY_UNMAP | REQ_NO_FALLBACK,
     };
 }
 

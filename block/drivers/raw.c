@@ -109,8 +109,9 @@ static void raw_refresh_limits(BlockNode *node)
         .memory_alignment = file->memory_alignment,
         .optimal_transfer = file->optimal_transfer,
         .read_flags = file->read_flags,
-        .write_flags = REQ_FUA | REQ_WRITE_UNCHANGED,
-        .zero_flags = REQ_FUA | REQ_WRITE_UNCHANGED | REQ_MAY_UNMAP | REQ_NO_FALLBACK,
+        .write_flags = REQ_WRITE_UNCHANGED | (file->write_flags & REQ_FUA),
+        .zero_flags =
+            REQ_WRITE_UNCHANGED | REQ_MAY_UNMAP | REQ_NO_FALLBACK | (file->zero_flags & REQ_FUA),
     };
 }
 

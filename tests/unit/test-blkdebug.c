@@ -152,6 +152,17 @@ static void test_flush_events(void)
     close_disk(user);
 }
 
+/* A durable write is a write and a flush, which has its events. */
+static void test_durable_write(void)
+{
+    BlockBackend *user = open_disk("'inject-error':[{'event':'flush_to_disk','once':true}]");
+    char buf[512] = { 0 };
+
+    g_assert_cmpint(do_write(user, 0, 512, buf, REQ_FUA), ==, -EIO);
+    g_assert_cmpint(do_write(user, 0, 512, buf, REQ_FUA), ==, 0);
+    close_disk(user);
+}
+
 /* --- breakpoints --- */
 
 static void wait_suspended(BlockNode *node, const char *tag)
@@ -407,6 +418,7 @@ int main(int argc, char **argv)
     g_test_add_func("/blkdebug/states", test_states);
     g_test_add_func("/blkdebug/events-of-writes", test_events_of_writes);
     g_test_add_func("/blkdebug/flush-events", test_flush_events);
+    g_test_add_func("/blkdebug/durable-write", test_durable_write);
     g_test_add_func("/blkdebug/break", test_break);
     g_test_add_func("/blkdebug/remove-break", test_remove_break);
     g_test_add_func("/blkdebug/drain", test_drain);

@@ -103,10 +103,11 @@ static void test_flags_reach_the_file(void)
     BlockNode *file = node_find("d");
     BitmapAddOptions options = { .name = "b", .granularity = 512 };
     DirtyBitmap *bitmap = bitmap_add(file->bitmaps, &options, NULL, NULL);
-    BlockBackend *user = open_user(open_raw(""), RW);
+    BlockBackend *user;
     char buf[512] = { 0 };
 
     file->limits.write_flags = REQ_FUA;
+    user = open_user(open_raw(""), RW);
     g_assert_cmpint(do_write(user, 0, 512, buf, REQ_FUA), ==, 0);
     g_assert_cmpint(atomic_load(&disk->last_flags), ==, REQ_FUA);
     g_assert_cmpint(atomic_load(&disk->flushes), ==, 0);
