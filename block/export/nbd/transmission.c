@@ -208,8 +208,11 @@ static bool coroutine_fn receive_request(NbdTransmission *tx)
     size_t memory;
 
     if (!fill(tx, header_bytes) ||
-        !nbd_decode_request(tx->recv_buffer + tx->recv_begin, tx->conn->extended, &header) ||
-        header.command == NBD_CMD_DISC) {
+        !nbd_decode_request(tx->recv_buffer + tx->recv_begin, tx->conn->extended, &header)) {
+        return false;
+    }
+    if (header.command == NBD_CMD_DISC) {
+        tx->said_goodbye = true;
         return false;
     }
     tx->recv_begin += header_bytes;
@@ -246,6 +249,7 @@ static void coroutine_fn receive_all(NbdTransmission *tx)
             turn = 0;
         }
     }
+    tx->gone = !tx->said_goodbye;
 }
 
 static void coroutine_fn wait_until_idle(NbdTransmission *tx)
