@@ -40,7 +40,7 @@ struct BlockDriver {
     /* Open with checked options. Sets size through node_set_size(), limits, filename. On failure
      * releases all of its own; children that were attached are detached by the caller. */
     bool (*open)(BlockNode *node, const BlockdevOptions *options, GError **error);
-    void (*close)(BlockNode *node);
+    void (*close)(BlockNode *node); /* everything beneath is drained as well */
 
     /* NULL: only the common options can be reopened. prepare checks and gets ready; then exactly
      * one of commit and abort. */
