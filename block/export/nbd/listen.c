@@ -29,7 +29,7 @@ static bool fill_unix(const UnixSocketAddress *address, struct sockaddr_un *ret_
     size_t skip = is_abstract(address) ? 1 : 0;
 
     *ret_un = (struct sockaddr_un){ .sun_family = AF_UNIX };
-    if (length + skip > sizeof(ret_un->sun_path) - (skip ? 0 : 1)) {
+    if (length + skip > sizeof(ret_un->sun_path)) {
         merino_error(error, "UNIX socket path '%s' is too long", address->path);
         return false;
     }
