@@ -248,7 +248,7 @@ def test_fio(setup: Setup) -> None:
 def test_libnbd(setup: Setup) -> None:
     """libnbd's own module: many requests in flight, block status of all contexts at once."""
     try:
-        import nbd  # type: ignore[import]
+        import nbd
     except ImportError as error:
         raise Skip("python3-libnbd is not installed") from error
     handle = nbd.NBD()

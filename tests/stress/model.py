@@ -78,8 +78,8 @@ class Bitmap:
     def _closed(self, moment: Moment) -> list[Span]:
         return [span if span.end else Span(span.start, moment) for span in self.spans]
 
-    def check(self, dirty: set[int], operations: list[Operation]) -> None:
-        """Compare with the blocks (of 4 KiB) that the daemon calls dirty."""
+    def bounds(self, operations: list[Operation]) -> tuple[set[int], set[int]]:
+        """The blocks (of 4 KiB) that must be dirty, and those that may be."""
         must: set[int] = set()
         may: set[int] = set()
         parts = [(span, self.granularity) for span in self.spans] + self.coarse
@@ -90,6 +90,11 @@ class Bitmap:
                     may |= blocks
                     if span.must_hold(operation):
                         must |= blocks
+        return must, may
+
+    def check(self, dirty: set[int], operations: list[Operation]) -> None:
+        """Compare with the blocks that the daemon calls dirty."""
+        must, may = self.bounds(operations)
         if must - dirty:
             raise AssertionError(f"{self.name} misses blocks {sorted(must - dirty)[:8]}")
         if dirty - may:
