@@ -47,11 +47,13 @@ void nbd_extents_add_bitmap(NbdExtents *extents, DirtyBitmap *bitmap, int64_t of
     const HBitmap *bits = bitmap_bits(bitmap);
     int shift = __builtin_ctzll((uint64_t)bitmap_granularity(bitmap));
     int64_t end = offset + bytes;
-    uint64_t end_bit = ((uint64_t)(end - 1) >> shift) + 1;
+    int64_t known_end = MIN(end, bitmap_size(bitmap));
+    uint64_t end_bit = (uint64_t)(known_end + bitmap_granularity(bitmap) - 1) >> shift;
     uint64_t bit = (uint64_t)offset >> shift;
     uint64_t dirty, n;
 
-    while (!extents->full && hbitmap_next_dirty_area(bits, bit, end_bit, UINT64_MAX, &dirty, &n)) {
+    while (!extents->full && bit < end_bit &&
+           hbitmap_next_dirty_area(bits, bit, end_bit, UINT64_MAX, &dirty, &n)) {
         int64_t dirty_start = MAX((int64_t)(dirty << shift), offset);
         int64_t dirty_end = dirty + n == end_bit ? known_end : (int64_t)((dirty + n) << shift);
 
