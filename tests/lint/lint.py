@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 LAYERS: list[list[str]] = [
     ["util", "include/util"],
     ["qapi", "include/qapi"],
+    ["net", "include/net"],
     ["block/bitmap", "include/block/dirty-bitmap.h"],
     ["block/core", "include/block"],
     ["block/copy", "include/block/copy.h", "block/drivers", "block/qcow2"],
