@@ -266,7 +266,7 @@ def nbd_transmission() -> Seeds:
         WRITE_ZEROES, 1 << 50, 1 << 40, FAST_ZERO
     )
     for name, end in [("", b""), ("-goodbye", extended(DISC)), ("-lost", request(READ))]:
-        yield f"trim-for-ever{name}", choice(2, 2) + extended(TRIM, 0, 1 << 62) * 3 + end
+        yield f"trim-for-ever{name}", choice(2, 2) + extended(TRIM, 0, 1 << 62) + end
     yield "read-largest", choice(1, 2) + request(READ, 0, 32 << 20) + request(READ, 5, 32 << 20, DF)
     yield "write-too-large", choice(1, 2) + request(WRITE, 0, (32 << 20) + 1) + request(FLUSH)
     yield "write-cut", choice(0, 0) + request(WRITE, 0, 4096, payload=b"cut")
@@ -354,7 +354,7 @@ def keyval() -> Seeds:
     """Thousands of options, and keys with many steps."""
     pairs = ",".join(f"k{n}.x={n}" for n in range(2000))
     yield "thousands", f"driver=raw,{pairs}".encode()
-    yield "long-list", ",".join(f"list.{n}=x" for n in range(1000)).encode()
+    yield "long-list", ",".join(f"list.{n}=x" for n in range(5000)).encode()
     yield "list-backwards", ",".join(f"list.{n}=x" for n in range(500, -1, -1)).encode()
     yield "deep", (".".join(["file"] * 300) + ".driver=null-co").encode()
     yield "deep-raw", ",".join(
@@ -362,6 +362,8 @@ def keyval() -> Seeds:
     ).encode()
     for length in (127, 128, 1000):
         yield f"step-{length}", f"{'s' * length}=1,a.{'s' * length}.b=2".encode()
+    for steps in (1024, 1025, 30000):
+        yield f"steps-{steps}", (".".join(["a"] * steps) + "=1").encode()
     yield "long-value", ("driver=file,filename=" + "f,," * 5000).encode()
 
 

@@ -13,7 +13,7 @@
 /* A client hangs up when it got as many bytes, or waited as many turns of the loop for the next
  * ones: there are requests that take for ever on a disk of 2^63 bytes. */
 #define MAX_RECEIVED (80 << 20)
-#define MAX_WAIT     50
+#define MAX_WAIT     20
 
 void nbd_make_exports(void)
 {
