@@ -117,14 +117,15 @@ static NbdNext coroutine_fn handle_option(NbdConnection *conn)
 
 bool coroutine_fn nbd_negotiate(NbdConnection *conn)
 {
-    NbdNext next = NBD_NEXT_OPTION;
+    NbdNext next;
 
     if (!greet(conn)) {
         return false;
     }
     nbd_connection_enter(conn, NBD_STATE_OPTIONS);
-    while (next == NBD_NEXT_OPTION) {
-        next = handle_option(conn);
+    while ((next = handle_option(conn)) == NBD_NEXT_OPTION) {
+        /* A client that sends option after option does not keep the loop, nor its own timer. */
+        coroutine_pause();
     }
     return next == NBD_NEXT_TRANSMISSION;
 }

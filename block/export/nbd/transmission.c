@@ -187,11 +187,15 @@ static bool coroutine_fn refuse(NbdRequest *request, uint64_t payload, uint32_t 
     return ok;
 }
 
-/* What a request will hold until its reply is sent. */
-static size_t memory_of(const NbdRequestHeader *header, uint64_t payload, uint32_t error)
+/* What a request will hold until its reply is sent; of extents, what they may come to. */
+static size_t memory_of(const NbdTransmission *tx, const NbdRequestHeader *header, uint64_t payload,
+                        uint32_t error)
 {
     if (error) {
         return 0;
+    }
+    if (header->command == NBD_CMD_BLOCK_STATUS && !(header->flags & NBD_CMD_FLAG_REQ_ONE)) {
+        return tx->conn->contexts.n * (size_t)NBD_EXTENTS_BYTES;
     }
     return header->command == NBD_CMD_READ ? header->length : payload;
 }
@@ -218,7 +222,7 @@ static bool coroutine_fn receive_request(NbdTransmission *tx)
     tx->recv_begin += header_bytes;
     payload = nbd_request_payload(tx, &header);
     error = nbd_request_check(tx, &header, &message);
-    memory = memory_of(&header, payload, error);
+    memory = memory_of(tx, &header, payload, error);
     wait_for_room(tx, memory);
     request = request_new(tx, &header, memory);
     if (G_UNLIKELY(error)) {
