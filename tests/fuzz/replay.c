@@ -65,7 +65,9 @@ static void run(const void *data, size_t size)
 {
     uint8_t *copy = malloc(size);
 
-    memcpy(copy, data, size);
+    if (size) {
+        memcpy(copy, data, size);
+    }
     if (ftruncate(record_fd, 0) < 0 || pwrite(record_fd, data, size, 0) != (ssize_t)size) {
         g_error("cannot write '%s'", record_path);
     }
