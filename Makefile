@@ -6,7 +6,7 @@ BUILD  ?= build
 PREFIX ?= /usr/local
 PYTHON := /usr/bin/python3
 
-.PHONY: all help build demo check check-quick bench install format clean
+.PHONY: all help build demo check check-quick fuzz bench install format clean
 
 all: build
 
@@ -36,6 +36,11 @@ check:
 check-quick:
 	@scripts/install-deps build check
 	@$(PYTHON) scripts/check.py --quick
+
+## make fuzz       look for bad input, FUZZ_SECONDS (60) for each target
+fuzz:
+	@scripts/install-deps build check
+	@$(PYTHON) tests/fuzz/run.py $(FUZZ_TARGETS)
 
 ## make bench      speed beside QEMU's programs
 bench:

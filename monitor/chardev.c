@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "monitor/chardev.h"
 
-#include "block/export/nbd/listen.h"
-#include "chardev-connect.h"
 #include "chardev-options.h"
+#include "net/connect.h"
+#include "net/listen.h"
 #include "util/error.h"
 
 #include <errno.h>
@@ -143,7 +143,7 @@ static void chardev_free(Chardev *chardev)
         close(chardev->in_fd);
     }
     if (chardev->listening) {
-        nbd_listen_close(chardev->listening, chardev->options->address);
+        net_listen_close(chardev->listening, chardev->options->address);
     }
     chardev_options_free(chardev->options);
     g_free(chardev);
@@ -155,13 +155,13 @@ static bool open_socket(Chardev *chardev, GError **error)
     int fd;
 
     if (options->server) {
-        chardev->listening = nbd_listen(options->address, error);
+        chardev->listening = net_listen(options->address, error);
         if (chardev->listening && options->wait) {
             wait_for_client(chardev);
         }
         return chardev->listening != NULL;
     }
-    fd = chardev_connect(options->address, error);
+    fd = net_connect(options->address, error);
     if (fd < 0) {
         return false;
     }

@@ -46,7 +46,6 @@ static const StateRules state_rules[] = {
 struct QmpSession {
     QmpSessionOptions options;
     SessionState state;
-    bool input_ended;
     QmpFraming *framing;
     QmpOutput *output;
     guint read_source; /* waits for input */
@@ -157,6 +156,8 @@ static bool session_is_over(const QmpSession *session)
            (session->state == SESSION_CLOSING && qmp_output_pending(session->output) == 0);
 }
 
+/* Only when all that was read before has been taken, so at the end of the stream nothing is left.
+ */
 static void session_read(QmpSession *session)
 {
     g_autofree char *bytes = g_malloc(READ_BYTES);
@@ -165,7 +166,7 @@ static void session_read(QmpSession *session)
     if (got > 0) {
         qmp_framing_push(session->framing, bytes, got);
     } else if (got == 0 || (errno != EAGAIN && errno != EINTR)) {
-        session->input_ended = true;
+        session_set_state(session, SESSION_CLOSING);
     }
 }
 
@@ -174,8 +175,7 @@ static gboolean on_readable(gint fd, GIOCondition condition, gpointer opaque);
 /* Wait for input exactly while there is none to go on with. */
 static void set_reading(QmpSession *session)
 {
-    bool want = session_may_take(session) && !session->input_ended &&
-                !qmp_framing_has_input(session->framing);
+    bool want = session_may_take(session) && !qmp_framing_has_input(session->framing);
 
     if (want && !session->read_source) {
         session->read_source = g_unix_fd_add(session->options.in_fd, G_IO_IN | G_IO_HUP | G_IO_ERR,
@@ -186,14 +186,10 @@ static void set_reading(QmpSession *session)
     }
 }
 
-/* One turn: take messages, then arrange for what comes next. May free the session. */
+/* One turn: take messages, then arrange for what comes next. */
 static void session_turn(QmpSession *session)
 {
     session_take_messages(session);
-    if (session->input_ended && !qmp_framing_has_input(session->framing) &&
-        session->state != SESSION_CLOSING) {
-        session_set_state(session, SESSION_CLOSING);
-    }
     set_reading(session);
     if (session_is_over(session) ||
         (session_may_take(session) && qmp_framing_has_input(session->framing))) {

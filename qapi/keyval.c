@@ -92,12 +92,17 @@ static bool put_pair(json_t *root, const char *key, const char *key_end, const c
                      GError **error)
 {
     json_t *object = root;
+    unsigned depth = 0;
 
     for (const char *step = key;;) {
         size_t len = span_step(step, key_end, step == key);
         g_autofree char *name = g_strndup(step, len);
         json_t *next;
 
+        if (++depth > KEYVAL_MAX_STEPS) {
+            merino_error(error, "A parameter's name has more than %d steps", KEYVAL_MAX_STEPS);
+            return false;
+        }
         if (!check_step(key, key_end, step, len, error)) {
             return false;
         }
@@ -176,34 +181,38 @@ static bool is_index(const char *name)
     return g_ascii_isdigit(*name);
 }
 
-/* Indices may have leading zeros: 0 and 00 are the same. */
-static json_t *list_element(json_t *object, size_t index)
+/* The members by their indices, borrowed, with NULL where there is none. Indices may have leading
+ * zeros: 0 and 00 are the same, and the first one counts. */
+static json_t **list_elements(json_t *object)
 {
+    size_t n = json_object_size(object);
+    json_t **elements = g_new0(json_t *, n);
     const char *name;
     json_t *value;
 
     json_object_foreach(object, name, value)
     {
-        if (g_ascii_strtoull(name, NULL, 10) == index) {
-            return value;
+        guint64 index = g_ascii_strtoull(name, NULL, 10);
+
+        if (index < n && !elements[index]) {
+            elements[index] = value;
         }
     }
-    return NULL;
+    return elements;
 }
 
 static json_t *make_list(json_t *object, const char *path, GError **error)
 {
+    g_autofree json_t **elements = list_elements(object);
     json_t *list = json_array();
 
     for (size_t i = 0; i < json_object_size(object); i++) {
-        json_t *value = list_element(object, i);
-
-        if (!value) {
+        if (!elements[i]) {
             merino_error(error, "Parameter '%s.%zu' missing", path, i);
             json_decref(list);
             return NULL;
         }
-        json_array_append(list, value);
+        json_array_append(list, elements[i]);
     }
     return list;
 }

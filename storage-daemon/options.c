@@ -87,7 +87,7 @@ static bool apply_nbd_server(const char *text, const ProcessOptions *process, GE
 {
     g_autoptr(NbdServerOptions) options =
         option_decode(&qapi_type_NbdServerOptions, text, NULL, error);
-    NbdServerLimits limits = { .handshake_seconds = NBD_DEFAULT_HANDSHAKE_SECONDS };
+    NbdServerLimits limits = NBD_SERVER_LIMITS_DEFAULT;
 
     if (!options) {
         return false;

@@ -65,6 +65,10 @@ GSource *event_loop_attach(EventLoop *loop)
     ((LoopSource *)source)->loop = loop;
     ((LoopSource *)source)->poll_tag = g_source_add_unix_fd(source, loop->poll_fd, G_IO_IN);
     g_source_set_name(source, "merino event loop");
+    /* Nothing dispatches GLib's sources inside this one. Where GLib cannot know that, it takes the
+     * descriptor out of its poll and puts it back for each dispatch, with two writes to its own
+     * eventfd and a read. */
+    g_source_set_can_recurse(source, TRUE);
     g_source_attach(source, NULL);
     return source;
 }

@@ -303,8 +303,11 @@ uint64_t hb_words_summary(const uint64_t *words);
 void hb_words_shrink(const uint64_t *words, int k, uint64_t *out, unsigned out_bit,
                      const uint64_t *ahead);
 
-/* The inverse: the first 32768 >> k bits of `words` become 2^k bits each, a page (k 1 to 15). */
-void hb_words_spread(const uint64_t *words, int k, uint64_t *out);
+/*
+ * The inverse: the first 32768 >> k bits of `words` become 2^k bits each, a page (k 1 to 15).
+ * `ahead` are words that are wanted afterwards, or NULL.
+ */
+void hb_words_spread(const uint64_t *words, int k, uint64_t *out, const uint64_t *ahead);
 
 /* The same for one word: the 64 >> k bits (k from 0 to 6) that stand for 2^k bits of `w` each. */
 uint64_t hb_word_shrink(uint64_t w, int k);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * HBitmap: to bytes and back. Quiescent.
+ * HBitmap: to bytes and back. Writing bytes is concurrent, reading them is quiescent.
  *
  * The bytes are the bits in ascending order, lowest bit of a byte first, on every
  * machine. Work goes page by page; tags never become pages on the way out, and
@@ -14,9 +14,17 @@ enum {
     HB_PAGE_BYTES = HB_PAGE_BITS / 8,
 };
 
-/* `n` bytes of a page from byte `first` on, between words and stream order. */
-static void words_to_bytes(uint8_t *buf, const uint64_t *words, unsigned first, unsigned n)
+/*
+ * `n` bytes of a page from byte `first` on, between words and stream order. Others may be writing
+ * the page, so the words are read one by one.
+ */
+static void page_to_bytes(uint8_t *buf, HbPage *page, unsigned first, unsigned n)
 {
+    uint64_t words[HB_PAGE_WORDS];
+
+    for (unsigned w = first / 8; w <= (first + n - 1) / 8; w++) {
+        words[w] = atomic_load_explicit(&page->words[w], memory_order_relaxed);
+    }
     if (G_BYTE_ORDER == G_LITTLE_ENDIAN) {
         memcpy(buf, (const uint8_t *)words + first, n);
         return;
@@ -56,7 +64,7 @@ void hbitmap_serialize(const HBitmap *bm, uint64_t start, uint64_t nbits, uint8_
         unsigned n_bytes = (n + 7) / 8;
         HbEntry e = hb_peek(bm, start >> HB_PAGE_BITS_LOG2);
         if (hb_is_block(e)) {
-            words_to_bytes(buf, hb_words(hb_page(e)), start % HB_PAGE_BITS / 8, n_bytes);
+            page_to_bytes(buf, hb_page(e), start % HB_PAGE_BITS / 8, n_bytes);
         } else {
             memset(buf, e == HB_ONES ? 0xff : 0, n_bytes);
         }

@@ -159,7 +159,8 @@ static void scatter_page(HBitmap *dst, uint64_t p, const uint64_t *words, int k)
             hb_merge_ones(dst, start, MIN(HB_PAGE_BITS, dst->size - start));
             continue;
         }
-        hb_words_spread(words + i * part, k, out);
+        HbEntry e = hb_peek(dst, fine_page);
+        hb_words_spread(words + i * part, k, out, hb_is_block(e) ? hb_words(hb_page(e)) : NULL);
         if (!hb_page_is_whole(dst, fine_page)) {
             trim_words(dst, fine_page, out);
         }

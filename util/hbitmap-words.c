@@ -364,13 +364,14 @@ KERNEL(void, hb_words_shrink,
        (const uint64_t *words, int k, uint64_t *out, unsigned out_bit, const uint64_t *ahead),
        (words, k, out, out_bit, ahead))
 
-INLINE void spread_words(const uint64_t *words, const int k, uint64_t *out)
+INLINE void spread_words(const uint64_t *words, const int k, uint64_t *out, const uint64_t *ahead)
 {
     const uint64_t mask = (UINT64_C(1) << (64 >> k)) - 1;
     Vec *vecs = (Vec *)out;
 
     for (int i = 0; i < PAGE_VECS; i += GROUP_VECS) {
         uint64_t part[GROUP_VECS * VEC_WORDS];
+        prefetch_lines(ahead, i * VEC_WORDS / HB_LINE, GROUP_WORDS / HB_LINE);
         for (int o = 0; o < GROUP_WORDS >> k; o++) {
             uint64_t w = *words++;
             for (int j = 0; j < 1 << k; j++) {
@@ -398,23 +399,23 @@ INLINE void spread_groups(const uint64_t *words, int k, uint64_t *out)
     }
 }
 
-INLINE void hb_words_spread_body(const uint64_t *words, int k, uint64_t *out)
+INLINE void hb_words_spread_body(const uint64_t *words, int k, uint64_t *out, const uint64_t *ahead)
 {
     switch (k) {
     case 1:
-        spread_words(words, 1, out);
+        spread_words(words, 1, out, ahead);
         break;
     case 2:
-        spread_words(words, 2, out);
+        spread_words(words, 2, out, ahead);
         break;
     case 3:
-        spread_words(words, 3, out);
+        spread_words(words, 3, out, ahead);
         break;
     case 4:
-        spread_words(words, 4, out);
+        spread_words(words, 4, out, ahead);
         break;
     case 5:
-        spread_words(words, 5, out);
+        spread_words(words, 5, out, ahead);
         break;
     default:
         spread_groups(words, k, out);
@@ -422,4 +423,5 @@ INLINE void hb_words_spread_body(const uint64_t *words, int k, uint64_t *out)
     }
 }
 
-KERNEL(void, hb_words_spread, (const uint64_t *words, int k, uint64_t *out), (words, k, out))
+KERNEL(void, hb_words_spread, (const uint64_t *words, int k, uint64_t *out, const uint64_t *ahead),
+       (words, k, out, ahead))

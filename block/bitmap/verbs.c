@@ -98,14 +98,18 @@ static DirtyBitmap *new_bitmap(BitmapList *list, const BitmapAddOptions *options
     return bitmap;
 }
 
-/* Take a bitmap out of its list and of the recording ones. */
+/* Take a bitmap out of its list, and out of the recording ones if it is one of them: only then do
+ * writes stand still, and only then may the epoch change. */
 static void drop(DirtyBitmap *bitmap)
 {
     BitmapList *list = bitmap->list;
+    bool records = atomic_load_explicit(&bitmap->records, memory_order_acquire);
 
     bitmap_ref(bitmap); /* a fold may still need its bits */
     list_take_out(bitmap);
-    list_update_recording(list, NULL, NULL);
+    if (records) {
+        list_update_recording(list, NULL, NULL);
+    }
     bitmap_unref(bitmap);
 }
 

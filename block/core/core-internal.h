@@ -58,8 +58,8 @@ BlockNode *node_new(const BlockDriver *driver, const char *node_name);
 /* Put it in the registry; false when its name was taken meanwhile. */
 bool node_register(BlockNode *node, GError **error);
 bool node_is_listed(const BlockNode *node);
-/* Close (when `opened`), detach children, leave the registry, free. */
-void node_destroy(BlockNode *node, bool opened);
+/* Close (when open), detach children, leave the registry, free. */
+void node_destroy(BlockNode *node);
 
 /* --- edges (edge.c) --- */
 

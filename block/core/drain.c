@@ -175,7 +175,7 @@ static void section_quiet_drivers(DrainSection *section)
     for (GList *item = nodes; item; item = item->next) {
         BlockNode *node = item->data;
 
-        if (!node->driver_quiet && node->driver->drain_begin) {
+        if (node->open && !node->driver_quiet && node->driver->drain_begin) {
             node->driver_quiet = true;
             node->driver->drain_begin(node);
         }
@@ -187,7 +187,9 @@ static void uncover(BlockNode *node)
     node->drain_depth--;
     if (node->drain_depth == 0 && node->driver_quiet) {
         node->driver_quiet = false;
-        node->driver->drain_end(node);
+        if (node->open) {
+            node->driver->drain_end(node);
+        }
     }
 }
 

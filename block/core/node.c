@@ -138,17 +138,24 @@ BlockNode *node_new(const BlockDriver *driver, const char *node_name)
     return node;
 }
 
-void node_destroy(BlockNode *node, bool opened)
+void node_destroy(BlockNode *node)
 {
+    DrainSection *section;
+
     drain_forget_node(node);
     g_assert(node->parents->len == 0 && node->drain_depth == 0);
-    node->refs = 1; /* drained sections come and go while the children are let go */
-    if (opened && node->driver->close) {
-        node->driver->close(node);
+    node->refs = 1; /* drained sections come and go meanwhile */
+    section = drain_begin_below(&node, 1);
+    if (node->open) {
+        node->open = false;
+        if (node->driver->close) {
+            node->driver->close(node);
+        }
     }
     while (node->children->len) {
         node_detach_child(g_ptr_array_index(node->children, node->children->len - 1));
     }
+    drain_end(section);
     unregister(node);
     request_tracker_free(node->tracker);
     bitmap_list_free(node->bitmaps);
@@ -170,7 +177,7 @@ BlockNode *node_ref(BlockNode *node)
 void node_unref(BlockNode *node)
 {
     if (node && --node->refs == 0) {
-        node_destroy(node, true);
+        node_destroy(node);
     }
 }
 

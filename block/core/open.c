@@ -78,12 +78,13 @@ static BlockNode *open_node(const BlockdevOptions *options, const OpenContext *c
     node->inherits_from = context->parent;
     node->options = options_keep(options);
     if (!driver->open(node, options, error)) {
-        node_destroy(node, false);
+        node_destroy(node);
         return NULL;
     }
+    node->open = true;
     node_refresh(&node, 1);
     if (!node_refresh_perms(node, NULL, error) || !node_register(node, error)) {
-        node_destroy(node, true);
+        node_destroy(node);
         return NULL;
     }
     return node;

@@ -5,7 +5,9 @@
  *
  * A node that is described inline, as the child of another, takes over what it is not told:
  * read-only, auto-read-only, cache and force-share from its parent (a backing file is always
- * read-only), while discards are passed on, because the parent already decided about them.
+ * read-only), while discards are passed on, because the parent already decided about them. A filter
+ * passes them on as well, unless it is told not to: putting one over a live disk must not make the
+ * guest's discards go nowhere.
  */
 #include "core-internal.h"
 #include "qapi/codec.h"
@@ -45,6 +47,13 @@ static bool check(const CommonOptions *common, GError **error)
     return true;
 }
 
+static bool is_filter(const BlockdevOptions *options)
+{
+    const BlockDriver *driver = driver_find(BlockdevDriver_str(options->driver));
+
+    return driver && driver->is_filter;
+}
+
 bool common_options_resolve(const BlockdevOptions *options, const CommonOptions *parent,
                             ChildRole role, CommonOptions *ret, GError **error)
 {
@@ -62,6 +71,8 @@ bool common_options_resolve(const BlockdevOptions *options, const CommonOptions 
     }
     if (options->has_discard) {
         common.discard_unmap = options->discard == BLOCKDEV_DISCARD_OPTIONS_UNMAP;
+    } else if (is_filter(options)) {
+        common.discard_unmap = true;
     }
     if (options->has_detect_zeroes) {
         common.detect_zeroes = options->detect_zeroes;

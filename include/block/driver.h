@@ -3,9 +3,9 @@
  * What a block driver is: a table of functions over one node's state.
  *
  * Request functions are coroutines, may run on any event loop and on several at a time, and see a
- * frozen graph. They return 0 or -errno. They get ranges inside the node (writes never
- * beyond its size), aligned to limits.request_alignment and no longer than limits.max_*; `vec`
- * holds exactly `bytes`. A NULL function means what its comment says.
+ * frozen graph. They return 0 or -errno. They get ranges inside the node, aligned to
+ * limits.request_alignment (so the last block may end beyond a size that is not) and no longer than
+ * limits.max_*; `vec` holds exactly `bytes`. A NULL function means what its comment says.
  *
  * Control functions run on the main thread while the node is drained (or not yet visible).
  */
@@ -41,7 +41,7 @@ struct BlockDriver {
     /* Open with checked options. Sets size through node_set_size(), limits, filename. On failure
      * releases all of its own; children that were attached are detached by the caller. */
     bool (*open)(BlockNode *node, const BlockdevOptions *options, GError **error);
-    void (*close)(BlockNode *node);
+    void (*close)(BlockNode *node); /* everything beneath is drained as well */
 
     /* NULL: only the common options can be reopened. prepare checks and gets ready; then exactly
      * one of commit and abort. */

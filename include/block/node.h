@@ -90,6 +90,7 @@ struct BlockNode {
     BlockChild *file;    /* the child that is filtered or holds the data; or NULL */
     BlockChild *backing; /* or NULL */
 
+    bool open;          /* from the end of the driver's open to the beginning of its close */
     bool monitor_owned; /* made by blockdev-add and not deleted since */
     unsigned refs;
     unsigned perm, shared; /* what all parents together use and share */

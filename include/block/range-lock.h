@@ -32,8 +32,4 @@ void coroutine_fn range_lock_exclusive(RangeLock *lock, RangeHold *hold, int64_t
                                        int64_t bytes);
 void range_unlock(RangeLock *lock, RangeHold *hold);
 
-/* Whether anybody holds an overlapping range exclusively or waits for it; a cheap look, for
- * callers that then take the lock. */
-bool range_lock_is_idle(const RangeLock *lock);
-
 #endif

@@ -17,7 +17,8 @@
 
 #include "qapi/codec.h"
 
-#define KEYVAL_MAX_STEP 127 /* bytes of one step of a key */
+#define KEYVAL_MAX_STEP  127  /* bytes of one step of a key */
+#define KEYVAL_MAX_STEPS 1024 /* of one key */
 
 /* A JSON object of strings, lists and objects. `implied_key` may be NULL. Where a pair is the mere
  * word `help` or `?`, `*ret_help` becomes true and the pair is passed over; with NULL `ret_help`

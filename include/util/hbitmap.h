@@ -13,7 +13,7 @@
  *
  *  - Concurrent: any thread, at any time, lock-free, beside each other and
  *    beside a fold: hbitmap_set, _reset, _get, _count, _is_empty, _next_dirty,
- *    _next_clear, _next_dirty_area, _range_state, _size. What a reader answers
+ *    _next_clear, _next_dirty_area, _range_state, _size, _serialize. What a reader answers
  *    while bits change is true of every bit that did not change meanwhile;
  *    hbitmap_count is exact when nothing changes.
  *  - hbitmap_fold: concurrent with all of these, but one fold at a time for one
@@ -98,6 +98,13 @@ bool hbitmap_next_dirty_area(const HBitmap *bm, uint64_t start, uint64_t end, ui
 /* Whether a range is all clear, all set, or neither. An empty range is clear. */
 HBitmapRangeState hbitmap_range_state(const HBitmap *bm, uint64_t start, uint64_t nbits);
 
+/*
+ * Write a range to `buf` as bits in bytes, lowest bit first: (nbits + 7) / 8
+ * bytes, unused high bits of the last one zero. `start` is a multiple of
+ * HBITMAP_SERIALIZE_ALIGN_BITS.
+ */
+void hbitmap_serialize(const HBitmap *bm, uint64_t start, uint64_t nbits, uint8_t *buf);
+
 /* ---- Fold ---- */
 
 /*
@@ -165,15 +172,8 @@ void hbitmap_settle(HBitmap *bm);
 void hbitmap_compact(HBitmap *bm);
 
 /*
- * Write a range to `buf` as bits in bytes, lowest bit first: (nbits + 7) / 8
- * bytes, unused high bits of the last one zero. `start` is a multiple of
- * HBITMAP_SERIALIZE_ALIGN_BITS.
- */
-void hbitmap_serialize(const HBitmap *bm, uint64_t start, uint64_t nbits, uint8_t *buf);
-
-/*
- * The inverse: the range takes the values in `buf`; unused high bits of the last byte
- * are ignored. All-zero and all-one pages are recognised and cost nothing.
+ * The inverse of hbitmap_serialize: the range takes the values in `buf`; unused high bits of the
+ * last byte are ignored. All-zero and all-one pages are recognised and cost nothing.
  */
 void hbitmap_deserialize(HBitmap *bm, uint64_t start, uint64_t nbits, const uint8_t *buf);
 

@@ -2,8 +2,8 @@
 /*
  * What the verbs of HBitmap cost, in process.
  *
- * Each line is measured many times on content made anew, interleaved with one pass of
- * OR over two warm arrays of the size of a random 1 TiB / 64 KiB bitmap (2 MiB):
+ * Each line is measured many times on content made anew and read once, interleaved with
+ * one pass of OR over two warm arrays of the size of a random 1 TiB / 64 KiB bitmap (2 MiB):
  * the yardstick. Printed are the median and the fastest and slowest tenth, in
  * microseconds, and the median in passes.
  */

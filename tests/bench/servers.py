@@ -11,6 +11,12 @@ from types import TracebackType
 from typing import Any
 
 
+def process_cpu_seconds(process: "subprocess.Popen[bytes]") -> float:
+    """User and system time that a process has used."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="ascii").split()
+    return (int(fields[13]) + int(fields[14])) / 100
+
+
 class Daemon:
     """A storage daemon (ours or QEMU's: same command line) with a QMP session."""
 
@@ -74,8 +80,7 @@ class Daemon:
 
     def cpu_seconds(self) -> float:
         """User and system time that the process has used."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").split()
-        return (int(fields[13]) + int(fields[14])) / 100
+        return process_cpu_seconds(self.process)
 
     def memory(self) -> int:
         """Bytes resident that are the process's own."""

@@ -36,10 +36,10 @@ def interleave(rounds: int, qemu: Callable[[], float], merino: Callable[[], floa
 SCALE = {"us": 1e6, "ms": 1e3, "s": 1.0}
 
 
-def show(title: str, rows: list[Row]) -> None:
+def show(title: str, rows: list[Row], other: str = "QEMU") -> None:
     """Print rows: medians, and the ratio's median and spread."""
     print(f"\n{title}")
-    print(f"   {'':<40}{'QEMU':>12}{'Merino':>12}   {'QEMU / Merino (min .. max)'}")
+    print(f"   {'':<40}{other:>12}{'Merino':>12}   {other + ' / Merino (min .. max)'}")
     for row in rows:
         scale = SCALE.get(row.unit, 1.0)
         ratios = row.ratios()

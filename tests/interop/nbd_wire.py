@@ -279,11 +279,11 @@ class Wire:
 
 def extents(reply: Reply) -> tuple[int, list[tuple[int, int]]]:
     """A block status chunk as (context id, [(length, flags), ...])."""
-    if reply.type == CHUNK_BLOCK_STATUS:
-        (context,) = struct.unpack_from(">I", reply.data)
-        return context, list(struct.iter_unpack(">II", reply.data[4:]))
-    assert reply.type == CHUNK_BLOCK_STATUS_EXT
-    context, count = struct.unpack_from(">II", reply.data)
-    found = list(struct.iter_unpack(">QQ", reply.data[8:]))
-    assert len(found) == count
-    return context, found
+    compact = reply.type == CHUNK_BLOCK_STATUS
+    assert compact or reply.type == CHUNK_BLOCK_STATUS_EXT
+    (context,) = struct.unpack_from(">I", reply.data)
+    pairs = struct.iter_unpack(*((">II", reply.data[4:]) if compact else (">QQ", reply.data[8:])))
+    found = [(int(length), int(flags)) for length, flags in pairs]
+    if not compact:
+        assert len(found) == struct.unpack_from(">I", reply.data, 4)[0]
+    return int(context), found

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Rules of the tree that a machine can check. Prints TAP; one line a rule."""
 
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 LAYERS: list[list[str]] = [
     ["util", "include/util"],
     ["qapi", "include/qapi"],
+    ["net", "include/net"],
     ["block/bitmap", "include/block/dirty-bitmap.h"],
     ["block/core", "include/block"],
     ["block/copy", "include/block/copy.h", "block/drivers", "block/qcow2"],
@@ -44,6 +46,14 @@ def sources(*endings: str) -> Iterator[tuple[str, str]]:
     for name in FILES:
         if name.endswith(endings):
             yield name, (ROOT / name).read_text(encoding="utf-8")
+
+
+def is_python(name: str) -> bool:
+    """Whether a file is Python, by its ending or its first line."""
+    if name.endswith(".py"):
+        return True
+    with open(ROOT / name, "rb") as file:
+        return "." not in Path(name).name and file.readline().rstrip().endswith(b"python3")
 
 
 def layer(name: str) -> int | None:
@@ -133,14 +143,17 @@ def check_python_types() -> Iterator[str]:
     """Python is type-annotated (mypy --strict)"""
     groups: dict[str, list[str]] = {}
     for name in FILES:
-        if name.endswith(".py"):
+        if is_python(name):
             groups.setdefault(Path(name).parent.as_posix(), []).append(name)
     for folder, names in sorted(groups.items()):
         if folder.startswith("scripts/"):
             continue  # packages: checked with the program that imports them
         command = ["mypy", "--strict", "--no-error-summary", "--ignore-missing-imports"]
         command += ["--cache-dir", "/dev/null", "--scripts-are-modules", *names]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        env = {**os.environ, "MYPYPATH": f"{folder}:tests/qemu-iotests"}
+        done = subprocess.run(
+            command, cwd=ROOT, env=env, capture_output=True, text=True, check=False
+        )
         yield from (done.stdout + done.stderr).splitlines()
 
 

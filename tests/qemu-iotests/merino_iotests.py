@@ -181,7 +181,7 @@ class Qmp:
         self.send_bytes(json.dumps(request).encode() + b"\n")
         return self.reply()
 
-    def command(self, name: str, **arguments: Json) -> Json:
+    def command(self, name: str, /, **arguments: Json) -> Json:
         """Send a command; underscores in names of arguments stand for dashes. What it returns."""
         named = {key.replace("_", "-"): value for key, value in arguments.items()}
         reply = self.execute(name, named if named else None)
@@ -189,7 +189,7 @@ class Qmp:
             raise QmpError(reply["error"])
         return reply["return"]
 
-    def refuse(self, name: str, **arguments: Json) -> str:
+    def refuse(self, name: str, /, **arguments: Json) -> str:
         """Send a command that must be refused; the words of the refusal."""
         try:
             value = self.command(name, **arguments)
@@ -197,7 +197,7 @@ class Qmp:
             return error.desc
         raise AssertionError(f"{name} was accepted: {value}")
 
-    def wait_event(self, name: str, **data: Json) -> Message:
+    def wait_event(self, name: str, /, **data: Json) -> Message:
         """The next event of that name with that data, kept before or coming now."""
         deadline = Deadline()
         wanted = {key.replace("_", "-"): value for key, value in data.items()}

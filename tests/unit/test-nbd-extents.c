@@ -177,6 +177,31 @@ static void test_huge_and_empty(void)
     bitmap_list_free(list);
 }
 
+/* An export may show the bitmap of a smaller disk. */
+static void test_beyond_the_bitmap(void)
+{
+    BitmapAddOptions options = { .name = "b", .granularity = 4096 };
+    BitmapList *list = bitmap_list_new("d", 6000);
+    DirtyBitmap *bitmap = bitmap_add(list, &options, NULL, NULL);
+    NbdExtents extents;
+
+    bitmap_list_mark(list, 5000, 1000);
+    nbd_extents_init(&extents, 10);
+    nbd_extents_add_bitmap(&extents, bitmap, 0, 100000);
+    g_assert_cmpuint(extents.n, ==, 3);
+    g_assert_cmpuint(extents.items[0].length, ==, 4096);
+    g_assert_cmpuint(extents.items[1].length, ==, 6000 - 4096);
+    g_assert_cmpuint(extents.items[2].length, ==, 100000 - 6000);
+    nbd_extents_done(&extents);
+    nbd_extents_init(&extents, 10);
+    nbd_extents_add_bitmap(&extents, bitmap, 50000, 10);
+    g_assert_cmpuint(extents.n, ==, 1);
+    g_assert_cmpuint(extents.items[0].flags, ==, 0);
+    nbd_extents_done(&extents);
+    bitmap_remove(bitmap, NULL, NULL);
+    bitmap_list_free(list);
+}
+
 int main(int argc, char **argv)
 {
     const char *given = getenv("MERINO_TEST_SEED");
@@ -190,5 +215,6 @@ int main(int argc, char **argv)
     g_test_add_func("/nbd-extents/bitmaps-beside-a-twin", test_bitmaps_beside_a_twin);
     g_test_add_func("/nbd-extents/planted-fault", test_twin_finds_a_planted_fault);
     g_test_add_func("/nbd-extents/huge-and-empty", test_huge_and_empty);
+    g_test_add_func("/nbd-extents/beyond-the-bitmap", test_beyond_the_bitmap);
     return g_test_run();
 }

@@ -122,10 +122,12 @@ static void test_info(void)
     tear_down();
 }
 
-/* The node's alignment is the smallest block. */
+/* The node's alignment is the smallest block for who wants to know; others may use any. */
 static void test_min_block(void)
 {
+    const uint16_t block_size = NBD_INFO_BLOCK_SIZE;
     g_autoptr(GByteArray) go = go_data("d", NULL, 0);
+    g_autoptr(GByteArray) careful = go_data("d", &block_size, 1);
     BlockNode *disk = add_node("{'driver':'null-co','node-name':'d'}");
     Client client;
 
@@ -134,6 +136,14 @@ static void test_min_block(void)
     add_export("{'type':'nbd','id':'e','node-name':'d'}");
     client_open(&client, false, false);
     assert_text(ask(&client, NBD_OPT_INFO, go->data, go->len),
+                "3:<0><3><0><0><2><0><0><0><10><0><2><0><0><0> "
+                "3:<0><0><0><0><0><0><0><10><0><0><4><f> 1:");
+    assert_text(ask(&client, NBD_OPT_GO, go->data, go->len),
+                "3:<0><3><0><0><0><1><0><0><10><0><2><0><0><0> "
+                "3:<0><0><0><0><0><0><0><10><0><0><4><f> 1:");
+    client_close(&client);
+    client_open(&client, false, false);
+    assert_text(ask(&client, NBD_OPT_GO, careful->data, careful->len),
                 "3:<0><3><0><0><2><0><0><0><10><0><2><0><0><0> "
                 "3:<0><0><0><0><0><0><0><10><0><0><4><f> 1:");
     client_close(&client);

@@ -94,6 +94,31 @@ static void test_length_of_a_step(void)
     check_refused(part_too_long, part_words);
 }
 
+/* "a.a.a=1" with that many steps. Caller frees. */
+static char *text_of_steps(unsigned n)
+{
+    GString *text = g_string_new("a");
+
+    for (unsigned i = 1; i < n; i++) {
+        g_string_append(text, ".a");
+    }
+    g_string_append(text, "=1");
+    return g_string_free(text, false);
+}
+
+static void test_number_of_steps(void)
+{
+    g_autofree char *most = text_of_steps(KEYVAL_MAX_STEPS);
+    g_autofree char *too_many = text_of_steps(KEYVAL_MAX_STEPS + 1);
+    g_autofree char *words =
+        g_strdup_printf("A parameter's name has more than %d steps", KEYVAL_MAX_STEPS);
+    g_autoptr(GError) error = NULL;
+    json_auto_t *value = keyval_parse(most, NULL, NULL, &error);
+
+    g_assert_no_error(error);
+    check_refused(too_many, words);
+}
+
 static void test_bad_utf8(void)
 {
     check_refused("a=\xff", "Parameter 'a' is not valid UTF-8");
@@ -194,6 +219,7 @@ int main(int argc, char **argv)
     g_test_add_func("/qapi/keyval/paths", test_paths);
     g_test_add_func("/qapi/keyval/lists", test_lists);
     g_test_add_func("/qapi/keyval/length-of-a-step", test_length_of_a_step);
+    g_test_add_func("/qapi/keyval/number-of-steps", test_number_of_steps);
     g_test_add_func("/qapi/keyval/bad-utf8", test_bad_utf8);
     g_test_add_func("/qapi/keyval/help", test_help);
     g_test_add_func("/qapi/keyval/decoded", test_decoded);

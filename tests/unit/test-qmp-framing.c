@@ -77,6 +77,7 @@ static void test_stray(void)
 {
     check(";", "! JSON parse error, stray ';'\n");
     check(";;;\n;", "! JSON parse error, stray ';'\n! JSON parse error, stray ';'\n");
+    check(";\t;\r;", "! JSON parse error, stray ';'\n! JSON parse error, stray ';'\n");
     check("; abc 12 \"x\"\n{}", "! JSON parse error, stray ';'\n{}\n");
     check("{\"a\":\"b\x01"
           "c",
@@ -95,6 +96,7 @@ static void test_resync(void)
     check("\xff", "! JSON parse error, stray '\xef\xbf\xbd'\n");
     check("{\"a\":[{\"b\xff{}", "! JSON parse error, stray '\"b\xef\xbf\xbd'\n{}\n");
     check("{\"a\":[{\xfe{}", "! JSON parse error, stray '\xef\xbf\xbd'\n{}\n");
+    check("\"a\xfe\n{}", "! JSON parse error, stray '\"a\xef\xbf\xbd'\n{}\n");
     check("\xff\xff", "! JSON parse error, stray '\xef\xbf\xbd'\n"
                       "! JSON parse error, stray '\xef\xbf\xbd'\n");
 }
@@ -207,7 +209,7 @@ static void test_size(void)
 {
     GString *large = g_string_new("{\"a\": \"");
 
-    repeat(large, "{[xyz\\\"", QMP_MAX_MESSAGE_BYTES / 7 + 10);
+    repeat(large, "{\\\"{{{{{{{", QMP_MAX_MESSAGE_BYTES / 10 + 10);
     g_string_append(large, "\"}");
     check_limit(large, "! JSON token size limit exceeded");
 }

@@ -21,23 +21,32 @@ static bool has_filter(const NbdRequestHeader *header)
     return header->flags & NBD_CMD_FLAG_PAYLOAD_LEN;
 }
 
+static uint32_t check_range(const NbdTransmission *tx, const NbdRequestHeader *header,
+                            uint64_t length, char **ret_message)
+{
+    if (length == 0) {
+        *ret_message = g_strdup("need non-zero length");
+        return NBD_EINVAL;
+    }
+    return nbd_range_check(tx, header->command, header->offset, length, ret_message);
+}
+
 uint32_t nbd_block_status_check(const NbdTransmission *tx, const NbdRequestHeader *header,
                                 char **ret_message)
 {
+    uint32_t error = has_filter(header) ? 0 : check_range(tx, header, header->length, ret_message);
+
+    if (error) {
+        return error;
+    }
     if (!tx->conn->contexts.n) {
         *ret_message = g_strdup("CMD_BLOCK_STATUS not negotiated");
         return NBD_EINVAL;
     }
-    if (!has_filter(header)) {
-        if (header->length == 0) {
-            *ret_message = g_strdup("need non-zero length");
-            return NBD_EINVAL;
-        }
-        return nbd_range_check(tx, header->command, header->offset, header->length, ret_message);
-    }
-    if (header->length < PAYLOAD_LENGTH_BYTES + PAYLOAD_ID_BYTES ||
-        (header->length - PAYLOAD_LENGTH_BYTES) % PAYLOAD_ID_BYTES != 0 ||
-        (header->length - PAYLOAD_LENGTH_BYTES) / PAYLOAD_ID_BYTES > tx->conn->contexts.n) {
+    if (has_filter(header) &&
+        (header->length < PAYLOAD_LENGTH_BYTES + PAYLOAD_ID_BYTES ||
+         (header->length - PAYLOAD_LENGTH_BYTES) % PAYLOAD_ID_BYTES != 0 ||
+         (header->length - PAYLOAD_LENGTH_BYTES) / PAYLOAD_ID_BYTES > tx->conn->contexts.n)) {
         *ret_message = g_strdup("payload of block status has a wrong length");
         return NBD_EINVAL;
     }
@@ -171,9 +180,9 @@ int coroutine_fn nbd_block_status(NbdRequest *request)
         bytes = nbd_get64(request->buffer);
         n = (unsigned)(header->length - PAYLOAD_LENGTH_BYTES) / PAYLOAD_ID_BYTES;
         ids = list_wanted(request, n);
-        error = nbd_range_check(tx, header->command, header->offset, bytes, &message);
-        if (!error && (!ids || bytes == 0)) {
-            message = g_strdup(ids ? "need non-zero length" : "context was not negotiated");
+        error = check_range(tx, header, bytes, &message);
+        if (!error && !ids) {
+            message = g_strdup("context was not negotiated");
             error = NBD_EINVAL;
         }
     } else {

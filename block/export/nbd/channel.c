@@ -14,6 +14,7 @@ void nbd_channel_init(NbdChannel *channel, int fd)
     int on = 1;
 
     channel->fd = fd;
+    atomic_init(&channel->is_shut, false);
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
     /* Replies are gathered before they are sent; waiting for more would only delay them. Fails
      * on sockets that are not TCP, which have no such delay. */
@@ -28,6 +29,7 @@ void nbd_channel_done(NbdChannel *channel)
 
 void nbd_channel_shutdown(NbdChannel *channel)
 {
+    atomic_store(&channel->is_shut, true);
     shutdown(channel->fd, SHUT_RDWR);
 }
 

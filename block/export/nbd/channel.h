@@ -17,6 +17,7 @@
 
 typedef struct NbdChannel {
     int fd;
+    atomic_bool is_shut; /* nobody will read what is sent any more */
 } NbdChannel;
 
 /* Takes over `fd`, which is made non-blocking. */

@@ -31,7 +31,7 @@ uint32_t nbd_export_min_block(const NbdExport *exp)
 {
     const BlockNode *node = backend_node(exp->base->backend);
 
-    return (uint32_t)MIN(node->limits.request_alignment, NBD_PREFERRED_BLOCK);
+    return (uint32_t)MIN(node->limits.request_alignment, NBD_MAX_MIN_BLOCK);
 }
 
 /* --- bitmaps --- */

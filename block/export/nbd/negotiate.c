@@ -74,7 +74,9 @@ static NbdNext coroutine_fn receive_and_answer(NbdOptionCall *call, uint32_t len
     g_autofree uint8_t *data = NULL;
 
     if (length > NBD_MAX_OPTION) {
-        if (length > NBD_MAX_OPTION_SKIP || !skip(call->conn, length)) {
+        /* EXPORT_NAME has no answer that says no. */
+        if (call->option == NBD_OPT_EXPORT_NAME || length > NBD_MAX_OPTION_SKIP ||
+            !skip(call->conn, length)) {
             return NBD_NEXT_CLOSE;
         }
         nbd_option_error(call, NBD_REP_ERR_TOO_BIG, "option '%s' is too long",
@@ -115,14 +117,15 @@ static NbdNext coroutine_fn handle_option(NbdConnection *conn)
 
 bool coroutine_fn nbd_negotiate(NbdConnection *conn)
 {
-    NbdNext next = NBD_NEXT_OPTION;
+    NbdNext next;
 
     if (!greet(conn)) {
         return false;
     }
     nbd_connection_enter(conn, NBD_STATE_OPTIONS);
-    while (next == NBD_NEXT_OPTION) {
-        next = handle_option(conn);
+    while ((next = handle_option(conn)) == NBD_NEXT_OPTION) {
+        /* A client that sends option after option does not keep the loop, nor its own timer. */
+        coroutine_pause();
     }
     return next == NBD_NEXT_TRANSMISSION;
 }

@@ -206,13 +206,21 @@ static void reply_info(NbdOptionCall *call, uint16_t type, const void *data, siz
     nbd_option_reply(call, NBD_REP_INFO, info->data, info->len);
 }
 
-/* All there is to know, whether asked for or not; the name is sent on request only. */
-static void reply_infos(NbdOptionCall *call, const NbdExport *exp, bool with_name)
+/* What the client asked to be told. */
+typedef struct WantedInfos {
+    bool name;
+    bool block_size;
+} WantedInfos;
+
+/* All there is to know, whether asked for or not; but the name is sent on request only, and a
+ * client that goes on without a look at block sizes may use any. */
+static void reply_infos(NbdOptionCall *call, const NbdExport *exp, const WantedInfos *wanted)
 {
-    uint32_t min_block = nbd_export_min_block(exp);
+    bool any_block = call->option == NBD_OPT_GO && !wanted->block_size;
+    uint32_t min_block = any_block ? 1 : nbd_export_min_block(exp);
     uint8_t sizes[12], description[10];
 
-    if (with_name) {
+    if (wanted->name) {
         reply_info(call, NBD_INFO_NAME, exp->name, strlen(exp->name));
     }
     if (exp->description) {
@@ -230,7 +238,7 @@ static void reply_infos(NbdOptionCall *call, const NbdExport *exp, bool with_nam
 static NbdNext answer_info_or_go(NbdOptionCall *call)
 {
     g_autofree char *name = NULL;
-    bool with_name = false;
+    WantedInfos wanted = { 0 };
     NbdExport *exp;
     uint16_t n;
 
@@ -243,7 +251,8 @@ static NbdNext answer_info_or_go(NbdOptionCall *call)
         if (!take_u16(call, &type)) {
             return NBD_NEXT_OPTION;
         }
-        with_name |= type == NBD_INFO_NAME;
+        wanted.name |= type == NBD_INFO_NAME;
+        wanted.block_size |= type == NBD_INFO_BLOCK_SIZE;
     }
     if (!expect_end(call)) {
         return NBD_NEXT_OPTION;
@@ -252,7 +261,7 @@ static NbdNext answer_info_or_go(NbdOptionCall *call)
     if (!exp) {
         return NBD_NEXT_OPTION;
     }
-    reply_infos(call, exp, with_name);
+    reply_infos(call, exp, &wanted);
     nbd_option_reply(call, NBD_REP_ACK, NULL, 0);
     if (call->option == NBD_OPT_INFO) {
         return NBD_NEXT_OPTION;

@@ -17,7 +17,7 @@
 #define MAX_READ_PIECES 64
 
 /* Commands without data have no limit of length. They are done in steps of this size, between which
- * a drain may come. */
+ * a drain and other requests may come, and which end early when nobody waits for them any more. */
 #define MAX_STEP (256 * MiB)
 
 /* What a command's function returns when it has replied by itself. */
@@ -134,11 +134,38 @@ static int coroutine_fn run_write(NbdRequest *request)
                               (int64_t)header->length, &vec, write_flags(request));
 }
 
-static int coroutine_fn run_write_zeroes(NbdRequest *request)
+typedef int coroutine_fn StepFn(NbdRequest *request, int64_t offset, int64_t bytes);
+
+static bool client_is_gone(const NbdTransmission *tx)
+{
+    return tx->gone || atomic_load(&tx->conn->channel.is_shut);
+}
+
+static int coroutine_fn run_in_steps(NbdRequest *request, StepFn *step)
+{
+    const NbdRequestHeader *header = &request->header;
+    uint64_t done = 0;
+    int ret = 0;
+
+    while (ret == 0 && done < header->length) {
+        uint64_t bytes = MIN(header->length - done, MAX_STEP);
+
+        if (done) {
+            coroutine_pause();
+            if (client_is_gone(request->tx)) {
+                return -ESHUTDOWN;
+            }
+        }
+        ret = step(request, (int64_t)(header->offset + done), (int64_t)bytes);
+        done += bytes;
+    }
+    return ret;
+}
+
+static int coroutine_fn write_zeroes_step(NbdRequest *request, int64_t offset, int64_t bytes)
 {
     const NbdRequestHeader *header = &request->header;
     unsigned flags = write_flags(request);
-    int ret = 0;
 
     if (!(header->flags & NBD_CMD_FLAG_NO_HOLE)) {
         flags |= REQ_MAY_UNMAP;
@@ -146,23 +173,24 @@ static int coroutine_fn run_write_zeroes(NbdRequest *request)
     if (header->flags & NBD_CMD_FLAG_FAST_ZERO) {
         flags |= REQ_NO_FALLBACK;
     }
-    for (uint64_t done = 0; ret == 0 && done < header->length; done += MAX_STEP) {
-        ret = backend_co_pwrite_zeroes(request->tx->backend, (int64_t)(header->offset + done),
-                                       (int64_t)MIN(header->length - done, MAX_STEP), flags);
-    }
-    return ret;
+    return backend_co_pwrite_zeroes(request->tx->backend, offset, bytes, flags);
+}
+
+static int coroutine_fn run_write_zeroes(NbdRequest *request)
+{
+    return run_in_steps(request, write_zeroes_step);
+}
+
+static int coroutine_fn discard_step(NbdRequest *request, int64_t offset, int64_t bytes)
+{
+    return backend_co_pdiscard(request->tx->backend, offset, bytes);
 }
 
 static int coroutine_fn run_trim(NbdRequest *request)
 {
-    const NbdRequestHeader *header = &request->header;
-    int ret = 0;
+    int ret = run_in_steps(request, discard_step);
 
-    for (uint64_t done = 0; ret == 0 && done < header->length; done += MAX_STEP) {
-        ret = backend_co_pdiscard(request->tx->backend, (int64_t)(header->offset + done),
-                                  (int64_t)MIN(header->length - done, MAX_STEP));
-    }
-    if (ret == 0 && header->length && write_flags(request)) {
+    if (ret == 0 && request->header.length && write_flags(request)) {
         ret = backend_co_flush(request->tx->backend);
     }
     return ret;

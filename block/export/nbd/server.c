@@ -10,7 +10,7 @@
 #include "server.h"
 
 #include "connection.h"
-#include "listen.h"
+#include "net/listen.h"
 #include "util/error.h"
 
 #include <errno.h>
@@ -121,7 +121,7 @@ bool nbd_server_start(const SocketAddress *address, const NbdServerLimits *limit
         merino_error(error, "NBD server already running");
         return false;
     }
-    fds = nbd_listen(address, error);
+    fds = net_listen(address, error);
     if (!fds) {
         return false;
     }
@@ -157,7 +157,7 @@ bool nbd_server_stop(GError **error)
     while (server->listeners || server->connections->len) {
         event_loop_poll(event_loop_main(), true);
     }
-    nbd_listen_close(server->fds, server->address);
+    net_listen_close(server->fds, server->address);
     g_ptr_array_free(server->waiting, TRUE);
     g_ptr_array_free(server->connections, TRUE);
     socket_address_free(server->address);

@@ -187,11 +187,15 @@ static bool coroutine_fn refuse(NbdRequest *request, uint64_t payload, uint32_t 
     return ok;
 }
 
-/* What a request will hold until its reply is sent. */
-static size_t memory_of(const NbdRequestHeader *header, uint64_t payload, uint32_t error)
+/* What a request will hold until its reply is sent; of extents, what they may come to. */
+static size_t memory_of(const NbdTransmission *tx, const NbdRequestHeader *header, uint64_t payload,
+                        uint32_t error)
 {
     if (error) {
         return 0;
+    }
+    if (header->command == NBD_CMD_BLOCK_STATUS && !(header->flags & NBD_CMD_FLAG_REQ_ONE)) {
+        return tx->conn->contexts.n * (size_t)NBD_EXTENTS_BYTES;
     }
     return header->command == NBD_CMD_READ ? header->length : payload;
 }
@@ -208,14 +212,17 @@ static bool coroutine_fn receive_request(NbdTransmission *tx)
     size_t memory;
 
     if (!fill(tx, header_bytes) ||
-        !nbd_decode_request(tx->recv_buffer + tx->recv_begin, tx->conn->extended, &header) ||
-        header.command == NBD_CMD_DISC) {
+        !nbd_decode_request(tx->recv_buffer + tx->recv_begin, tx->conn->extended, &header)) {
+        return false;
+    }
+    if (header.command == NBD_CMD_DISC) {
+        tx->said_goodbye = true;
         return false;
     }
     tx->recv_begin += header_bytes;
     payload = nbd_request_payload(tx, &header);
     error = nbd_request_check(tx, &header, &message);
-    memory = memory_of(&header, payload, error);
+    memory = memory_of(tx, &header, payload, error);
     wait_for_room(tx, memory);
     request = request_new(tx, &header, memory);
     if (G_UNLIKELY(error)) {
@@ -246,6 +253,7 @@ static void coroutine_fn receive_all(NbdTransmission *tx)
             turn = 0;
         }
     }
+    tx->gone = !tx->said_goodbye;
 }
 
 static void coroutine_fn wait_until_idle(NbdTransmission *tx)

@@ -57,6 +57,8 @@ struct NbdTransmission {
     /* transmission.c */
     uint8_t *recv_buffer;
     size_t recv_begin, recv_end; /* what of it has not been looked at */
+    bool said_goodbye;           /* the client will send no more, but what it sent is to be done */
+    bool gone;                   /* no more will come, and nobody waits for replies */
     unsigned in_flight;
     size_t in_flight_bytes;
     Coroutine *receiver; /* when it waits for requests to be done */

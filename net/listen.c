@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-#include "listen.h"
-
+/*
+ * Listening: unix sockets, and inet addresses that a name stands for at one port.
+ */
+#include "net/listen.h"
+#include "address.h"
 #include "util/error.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
-#include <stddef.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -16,45 +18,16 @@
 
 /* --- unix --- */
 
-static bool is_abstract(const UnixSocketAddress *address)
-{
-    return address->has_abstract && address->abstract;
-}
-
-/* An abstract name begins with a zero byte and, unless "tight", is padded with more. */
-static bool fill_unix(const UnixSocketAddress *address, struct sockaddr_un *ret_un,
-                      socklen_t *ret_length, GError **error)
-{
-    size_t length = strlen(address->path);
-    size_t skip = is_abstract(address) ? 1 : 0;
-
-    *ret_un = (struct sockaddr_un){ .sun_family = AF_UNIX };
-    if (length + skip > sizeof(ret_un->sun_path) - (skip ? 0 : 1)) {
-        merino_error(error, "UNIX socket path '%s' is too long", address->path);
-        return false;
-    }
-    if (!length) {
-        merino_error(error, "UNIX socket path is empty");
-        return false;
-    }
-    memcpy(ret_un->sun_path + skip, address->path, length);
-    *ret_length = sizeof(*ret_un);
-    if (skip && !(address->has_tight && !address->tight)) {
-        *ret_length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + skip + length);
-    }
-    return true;
-}
-
 static int listen_unix(const UnixSocketAddress *address, GError **error)
 {
     struct sockaddr_un un;
     socklen_t length;
     int fd;
 
-    if (!fill_unix(address, &un, &length, error)) {
+    if (!net_unix_address(address, &un, &length, error)) {
         return -1;
     }
-    if (!is_abstract(address) && unlink(address->path) < 0 && errno != ENOENT) {
+    if (!net_is_abstract(address) && unlink(address->path) < 0 && errno != ENOENT) {
         merino_error_errno(error, errno, "Failed to unlink socket %s", address->path);
         return -1;
     }
@@ -75,45 +48,6 @@ static int listen_unix(const UnixSocketAddress *address, GError **error)
 }
 
 /* --- inet --- */
-
-/* Which families the options leave: AF_UNSPEC for both. */
-static bool choose_family(const InetSocketAddress *address, int *ret_family, GError **error)
-{
-    bool want4 = address->has_ipv4 && address->ipv4, want6 = address->has_ipv6 && address->ipv6;
-    bool not4 = address->has_ipv4 && !address->ipv4, not6 = address->has_ipv6 && !address->ipv6;
-
-    if (not4 && not6) {
-        merino_error(error, "Cannot disable IPv4 and IPv6 at same time");
-        return false;
-    }
-    *ret_family = AF_UNSPEC;
-    if (want6 != want4 || not4 || not6) {
-        *ret_family = want6 || not4 ? AF_INET6 : AF_INET;
-    }
-    return true;
-}
-
-static struct addrinfo *resolve(const InetSocketAddress *address, GError **error)
-{
-    struct addrinfo hints = { .ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM };
-    struct addrinfo *found = NULL;
-    int ret;
-
-    if (!choose_family(address, &hints.ai_family, error)) {
-        return NULL;
-    }
-    if (address->has_numeric && address->numeric) {
-        hints.ai_flags |= AI_NUMERICHOST | AI_NUMERICSERV;
-    }
-    ret = getaddrinfo(*address->host ? address->host : NULL, *address->port ? address->port : "0",
-                      &hints, &found);
-    if (ret) {
-        merino_error(error, "address resolution failed for %s:%s: %s", address->host, address->port,
-                     gai_strerror(ret));
-        return NULL;
-    }
-    return found;
-}
 
 static in_port_t *port_of(struct sockaddr *address)
 {
@@ -176,7 +110,7 @@ static bool bind_all(const struct addrinfo *found, uint16_t port, GArray *fds, i
 
 static bool listen_inet(const InetSocketAddress *address, GArray *fds, GError **error)
 {
-    struct addrinfo *found = resolve(address, error);
+    struct addrinfo *found = net_resolve(address, AI_PASSIVE, error);
     uint16_t first, last;
     bool ok = false;
     int err = 0;
@@ -230,7 +164,7 @@ static int listen_fd(const FdSocketAddress *address, GError **error)
     return (int)fd;
 }
 
-GArray *nbd_listen(const SocketAddress *address, GError **error)
+GArray *net_listen(const SocketAddress *address, GError **error)
 {
     g_autoptr(GArray) fds = g_array_new(FALSE, FALSE, sizeof(int));
     int fd = -1;
@@ -255,13 +189,13 @@ GArray *nbd_listen(const SocketAddress *address, GError **error)
     return g_steal_pointer(&fds);
 }
 
-void nbd_listen_close(GArray *fds, const SocketAddress *address)
+void net_listen_close(GArray *fds, const SocketAddress *address)
 {
     for (guint i = 0; i < fds->len; i++) {
         close(g_array_index(fds, int, i));
     }
     g_array_free(fds, TRUE);
-    if (address->type == SOCKET_ADDRESS_TYPE_UNIX && !is_abstract(&address->u.q_unix)) {
+    if (address->type == SOCKET_ADDRESS_TYPE_UNIX && !net_is_abstract(&address->u.q_unix)) {
         unlink(address->u.q_unix.path);
     }
 }

@@ -1,16 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-#include "chardev-connect.h"
-
+/*
+ * Connecting, blocking, to a unix or inet address; or taking over a descriptor.
+ */
+#include "net/connect.h"
+#include "address.h"
 #include "util/error.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <netdb.h>
-#include <stddef.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 static int connect_to(int family, const struct sockaddr *address, socklen_t length)
@@ -30,22 +29,14 @@ static int connect_to(int family, const struct sockaddr *address, socklen_t leng
 
 static int connect_unix(const UnixSocketAddress *to, GError **error)
 {
-    struct sockaddr_un address = { .sun_family = AF_UNIX };
-    size_t skip = to->abstract ? 1 : 0;
-    size_t length = strlen(to->path);
-    socklen_t address_length = sizeof(address);
+    struct sockaddr_un address;
+    socklen_t length;
     int fd;
 
-    if (length + 1 > sizeof(address.sun_path)) {
-        merino_error(error, "UNIX socket path '%s' is too long", to->path);
-        merino_error_hint(error, "Path must be less than %zu bytes", sizeof(address.sun_path));
+    if (!net_unix_address(to, &address, &length, error)) {
         return -1;
     }
-    memcpy(address.sun_path + skip, to->path, length);
-    if (to->abstract && (!to->has_tight || to->tight)) {
-        address_length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + skip + length);
-    }
-    fd = connect_to(AF_UNIX, (struct sockaddr *)&address, address_length);
+    fd = connect_to(AF_UNIX, (struct sockaddr *)&address, length);
     if (fd < 0) {
         merino_error_errno(error, -fd, "Failed to connect to '%s'", to->path);
         return -1;
@@ -53,27 +44,12 @@ static int connect_unix(const UnixSocketAddress *to, GError **error)
     return fd;
 }
 
-static int family_of(const InetSocketAddress *to)
-{
-    if (to->has_ipv6 && to->ipv6 && !(to->has_ipv4 && to->ipv4)) {
-        return AF_INET6;
-    }
-    if (to->has_ipv4 && to->ipv4 && !(to->has_ipv6 && to->ipv6)) {
-        return AF_INET;
-    }
-    return AF_UNSPEC;
-}
-
 static int connect_inet(const InetSocketAddress *to, GError **error)
 {
-    struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_family = family_of(to) };
-    struct addrinfo *found = NULL;
-    int ret = getaddrinfo(*to->host ? to->host : NULL, to->port, &hints, &found);
+    struct addrinfo *found = net_resolve(to, 0, error);
     int fd = -ECONNREFUSED;
 
-    if (ret) {
-        merino_error(error, "address resolution failed for %s:%s: %s", to->host, to->port,
-                     gai_strerror(ret));
+    if (!found) {
         return -1;
     }
     for (struct addrinfo *at = found; at && fd < 0; at = at->ai_next) {
@@ -104,7 +80,7 @@ static int take_fd(const FdSocketAddress *from, GError **error)
     return (int)fd;
 }
 
-int chardev_connect(const SocketAddress *address, GError **error)
+int net_connect(const SocketAddress *address, GError **error)
 {
     switch (address->type) {
     case SOCKET_ADDRESS_TYPE_UNIX:

@@ -2,16 +2,16 @@
 /*
  * Sockets that listen, from addresses as QMP has them.
  */
-#ifndef MERINO_NBD_LISTEN_H
-#define MERINO_NBD_LISTEN_H
+#ifndef MERINO_NET_LISTEN_H
+#define MERINO_NET_LISTEN_H
 
 #include "qapi/qapi-types.h"
 
 /* Listening, non-blocking descriptors, at least one: a host name may stand for several addresses.
  * NULL and an error in QEMU's words. */
-GArray *nbd_listen(const SocketAddress *address, GError **error);
+GArray *net_listen(const SocketAddress *address, GError **error);
 
 /* Close the descriptors and remove the socket's file, if it is one of ours. */
-void nbd_listen_close(GArray *fds, const SocketAddress *address);
+void net_listen_close(GArray *fds, const SocketAddress *address);
 
 #endif

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Bitmaps and transactions beside qemu-storage-daemon: the same commands, the same replies.
 
-    test-bitmaps-beside-qemu.py DAEMON
+    bitmaps-beside-qemu.py DAEMON
 
 First every command with good, missing, wrong and hostile arguments; then random sessions of
 writes, commands, transactions that fail and such that do not, after each step of which all

@@ -1,0 +1,441 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Clients that ask much, go away, say nothing or never listen: on the main loop and on an I/O
+ * thread. After each of them the export works, and can be deleted.
+ */
+#include "nbd-harness.h"
+#include "util/size.h"
+
+#include <string.h>
+#include <sys/socket.h>
+
+#define SIZE (4 * MiB)
+
+static BlockNode *disk;
+static MemoryDisk *memory;
+
+static void set_up(gconstpointer iothread)
+{
+    disk = add_node("{'driver':'null-co','node-name':'d','size':%" G_GINT64_FORMAT "}", SIZE);
+    memory = memory_disk(disk);
+    start_server(0, 0);
+    add_export("{'type':'nbd','id':'e','node-name':'d','writable':true%s}",
+               iothread ? ",'iothread':'io'" : "");
+}
+
+static void open_client(Client *client)
+{
+    client_open(client, true, false);
+    client_go(client, "d", NULL);
+}
+
+/* A new client is served, and nobody else holds the export any more. */
+static void check_health(void)
+{
+    Client client;
+    char byte;
+
+    open_client(&client);
+    client_read(&client, 0, 0, 1, &byte);
+    client_close(&client);
+    run_main_until(atomic_load(&export_find("e")->refs) == 1);
+}
+
+static void tear_down(void)
+{
+    check_health();
+    g_assert_null(delete_export_error("e", BLOCK_EXPORT_REMOVE_MODE_SAFE));
+    stop_server();
+    delete_node("d");
+}
+
+static int held_now(void)
+{
+    int held;
+
+    g_mutex_lock(&memory->lock);
+    held = memory->held;
+    g_mutex_unlock(&memory->lock);
+    return held;
+}
+
+/* --- many at a time --- */
+
+/* As many as the limit are at work together; one more waits for its turn; all are answered. */
+static void test_in_flight(gconstpointer iothread)
+{
+    const unsigned n = NBD_MAX_IN_FLIGHT + 20;
+    g_autofree bool *seen = g_new0(bool, n);
+    Client client;
+
+    set_up(iothread);
+    open_client(&client);
+    memory_disk_hold(memory, false, true);
+    for (unsigned i = 0; i < n; i++) {
+        client_request(&client, NBD_CMD_READ, NBD_CMD_FLAG_DF, i, i * 512, 512);
+    }
+    run_main_until(held_now() == NBD_MAX_IN_FLIGHT);
+    for (int i = 0; i < 100; i++) {
+        run_main_once();
+    }
+    g_assert_cmpint(held_now(), ==, NBD_MAX_IN_FLIGHT);
+    memory_disk_hold(memory, false, false);
+    for (unsigned i = 0; i < n; i++) {
+        Reply reply;
+
+        client_reply(&client, 0, &reply);
+        g_assert_cmpuint(reply.cookie, <, n);
+        g_assert_false(seen[reply.cookie]);
+        seen[reply.cookie] = true;
+        reply_done(&reply);
+    }
+    client_close(&client);
+    tear_down();
+}
+
+/* The memory that a client's requests may hold is a limit, too. */
+static void test_bytes_in_flight(gconstpointer iothread)
+{
+    const int most = NBD_MAX_IN_FLIGHT_BYTES / (4 * MiB);
+    Client client;
+
+    set_up(iothread);
+    open_client(&client);
+    memory_disk_hold(memory, false, true);
+    for (int i = 0; i < most + 4; i++) {
+        client_request(&client, NBD_CMD_READ, NBD_CMD_FLAG_DF, 1, 0, 4 * MiB);
+    }
+    run_main_until(held_now() == most);
+    for (int i = 0; i < 100; i++) {
+        run_main_once();
+    }
+    g_assert_cmpint(held_now(), ==, most);
+    memory_disk_hold(memory, false, false);
+    for (int i = 0; i < most + 4; i++) {
+        Reply reply;
+
+        client_reply(&client, 0, &reply);
+        reply_done(&reply);
+    }
+    client_close(&client);
+    tear_down();
+}
+
+/* Requests in pieces of all sizes, whatever the socket makes of them. */
+static void test_torn_stream(gconstpointer iothread)
+{
+    g_autoptr(GByteArray) stream = g_byte_array_new();
+    GRand *random = g_rand_new_with_seed(test_seed());
+    const unsigned n = 400;
+    Client client;
+
+    set_up(iothread);
+    open_client(&client);
+    for (unsigned i = 0; i < n; i++) {
+        uint8_t header[NBD_EXTENDED_REQUEST_BYTES];
+        g_autofree char *payload = g_malloc(70000);
+        uint32_t bytes = (uint32_t)g_rand_int_range(random, 1, i % 10 ? 600 : 70000);
+
+        memset(payload, (int)(i & 255), bytes);
+        g_byte_array_append(
+            stream, header,
+            (guint)request_header(&client, header, NBD_CMD_WRITE, 0, i, (uint64_t)i * 8192, bytes));
+        g_byte_array_append(stream, (uint8_t *)payload, bytes);
+    }
+    for (guint sent = 0; sent < stream->len;) {
+        guint piece = MIN((guint)g_rand_int_range(random, 1, 100000), stream->len - sent);
+
+        client_send(&client, stream->data + sent, piece);
+        sent += piece;
+        run_main_once();
+    }
+    for (unsigned i = 0; i < n; i++) {
+        Reply reply;
+
+        client_reply(&client, 0, &reply);
+        g_assert_cmpuint(reply.error, ==, 0);
+        reply_done(&reply);
+    }
+    for (unsigned i = 0; i < n; i++) {
+        g_assert_cmpint(memory->data[i * 8192], ==, i & 255);
+    }
+    client_close(&client);
+    g_rand_free(random);
+    tear_down();
+}
+
+/* --- gone --- */
+
+/* All commands in one string of bytes. */
+static GByteArray *all_commands(const Client *client)
+{
+    GByteArray *stream = g_byte_array_new();
+    static const uint8_t payload[300];
+    const struct {
+        uint16_t command;
+        uint64_t offset, length;
+    } requests[] = {
+        { NBD_CMD_READ, 0, 4096 },   { NBD_CMD_WRITE, 4096, sizeof(payload) },
+        { NBD_CMD_FLUSH, 0, 0 },     { NBD_CMD_TRIM, 0, 8192 },
+        { NBD_CMD_READ, 0, 200000 }, { NBD_CMD_WRITE_ZEROES, 0, 8192 },
+        { NBD_CMD_CACHE, 0, 8192 },  { NBD_CMD_READ, SIZE, 1 },
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(requests); i++) {
+        uint8_t header[NBD_EXTENDED_REQUEST_BYTES];
+
+        g_byte_array_append(stream, header,
+                            (guint)request_header(client, header, requests[i].command, 0, i,
+                                                  requests[i].offset, requests[i].length));
+        if (requests[i].command == NBD_CMD_WRITE) {
+            g_byte_array_append(stream, payload, sizeof(payload));
+        }
+    }
+    return stream;
+}
+
+static void test_gone_at_any_byte(gconstpointer iothread)
+{
+    Client client = { .fd = -1 };
+    g_autoptr(GByteArray) stream = all_commands(&client);
+
+    set_up(iothread);
+    for (guint n = 0; n <= stream->len; n++) {
+        open_client(&client);
+        client_send(&client, stream->data, n);
+        if (n % 2) {
+            run_main_once();
+        }
+        client_close(&client);
+    }
+    tear_down();
+}
+
+/* Gone with requests at work: they end first, and nobody is told. */
+static void test_gone_with_requests_in_flight(gconstpointer iothread)
+{
+    char payload[512] = { 7 };
+    Client client;
+
+    set_up(iothread);
+    memory_disk_hold(memory, true, true);
+    open_client(&client);
+    for (unsigned i = 0; i < 10; i++) {
+        client_request(&client, NBD_CMD_READ, NBD_CMD_FLAG_DF, i, 0, 4096);
+        client_request(&client, NBD_CMD_WRITE, 0, 100 + i, 8192 + i * 512, 512);
+        client_send(&client, payload, sizeof(payload));
+    }
+    run_main_until(held_now() == 20);
+    client_close(&client);
+    for (int i = 0; i < 100; i++) {
+        run_main_once();
+    }
+    g_assert_cmpint(atomic_load(&export_find("e")->refs), ==, 2);
+    memory_disk_hold(memory, false, false);
+    run_main_until(atomic_load(&export_find("e")->refs) == 1);
+    g_assert_cmpint(memory->data[8192 + 9 * 512], ==, 7);
+    tear_down();
+}
+
+/* Half gone: it sends no more but listens on. */
+static void test_half_closed(gconstpointer iothread)
+{
+    Client client;
+    Reply reply;
+
+    set_up(iothread);
+    memory_disk_hold(memory, false, true);
+    open_client(&client);
+    client_request(&client, NBD_CMD_READ, NBD_CMD_FLAG_DF, 5, 0, 4096);
+    shutdown(client.fd, SHUT_WR);
+    run_main_until(held_now() == 1);
+    memory_disk_hold(memory, false, false);
+    client_reply(&client, 0, &reply);
+    g_assert_cmpuint(reply.cookie, ==, 5);
+    reply_done(&reply);
+    g_assert_true(at_end(&client));
+    client_close(&client);
+    tear_down();
+}
+
+/* --- removed --- */
+
+static void test_hard_removal_with_requests_in_flight(gconstpointer iothread)
+{
+    char payload[4096] = { 1 };
+    Client client;
+
+    set_up(iothread);
+    memory_disk_hold(memory, true, true);
+    open_client(&client);
+    for (unsigned i = 0; i < 10; i++) {
+        client_request(&client, NBD_CMD_READ, NBD_CMD_FLAG_DF, i, 0, 4096);
+    }
+    client_request(&client, NBD_CMD_WRITE, 0, 100, 65536, sizeof(payload));
+    client_send(&client, payload, sizeof(payload));
+    run_main_until(held_now() == 11);
+    g_assert_null(delete_export_error("e", BLOCK_EXPORT_REMOVE_MODE_HARD));
+    g_assert_true(at_end(&client));
+    g_assert_nonnull(export_find("e"));
+    memory_disk_hold(memory, false, false);
+    run_main_until(!export_find("e"));
+    g_assert_cmpint(memory->data[65536], ==, 1);
+    client_close(&client);
+    stop_server();
+    delete_node("d");
+}
+
+/* Asks for much and reads nothing. */
+static void flood(Client *client)
+{
+    uint8_t header[NBD_EXTENDED_REQUEST_BYTES];
+    size_t n = request_header(client, header, NBD_CMD_READ, NBD_CMD_FLAG_DF, 1, 0, MiB);
+    int refused = 0;
+
+    /* Until the server has not taken anything for a while: it waits for the client. */
+    while (refused < 200) {
+        refused = client_try_send(client, header, n) ? 0 : refused + 1;
+        run_main_once();
+    }
+}
+
+/* A client that never listens holds up neither others nor its own removal. */
+static void test_client_that_does_not_listen(gconstpointer iothread)
+{
+    Client deaf, other;
+    char byte;
+
+    set_up(iothread);
+    open_client(&deaf);
+    flood(&deaf);
+    open_client(&other);
+    client_read(&other, 0, 0, 1, &byte);
+    g_assert_null(delete_export_error("e", BLOCK_EXPORT_REMOVE_MODE_HARD));
+    run_main_until(!export_find("e"));
+    client_close(&deaf);
+    client_close(&other);
+    stop_server();
+    delete_node("d");
+}
+
+/* Errors without end: each is answered. */
+static void test_flood_of_errors(gconstpointer iothread)
+{
+    const unsigned n = 3000;
+    unsigned sent = 0, answered = 0;
+    Client client;
+
+    set_up(iothread);
+    open_client(&client);
+    while (answered < n) {
+        Reply reply;
+
+        for (unsigned i = 0; sent < n && i < 100; i++, sent++) {
+            client_request(&client, NBD_CMD_READ, 0, sent, SIZE, 1);
+        }
+        while (answered < sent) {
+            client_reply(&client, 0, &reply);
+            g_assert_cmpuint(reply.error, ==, NBD_EINVAL);
+            reply_done(&reply);
+            answered++;
+        }
+    }
+    client_close(&client);
+    tear_down();
+}
+
+/* --- drained --- */
+
+static void test_drain_in_the_middle(gconstpointer iothread)
+{
+    char payload[512];
+    Client client;
+
+    set_up(iothread);
+    open_client(&client);
+    for (unsigned round = 0; round < 20; round++) {
+        DrainSection *section;
+        int writes;
+
+        memset(payload, (int)round, sizeof(payload));
+        for (unsigned i = 0; i < 20; i++) {
+            client_request(&client, NBD_CMD_WRITE, 0, i, i * 512, 512);
+            client_send(&client, payload, sizeof(payload));
+        }
+        section = drain_begin_node(disk);
+        writes = atomic_load(&memory->writes);
+        for (int i = 0; i < 20; i++) {
+            run_main_once();
+        }
+        g_assert_cmpint(atomic_load(&memory->writes), ==, writes);
+        drain_end(section);
+        for (unsigned i = 0; i < 20; i++) {
+            Reply reply;
+
+            client_reply(&client, 0, &reply);
+            g_assert_cmpuint(reply.error, ==, 0);
+            reply_done(&reply);
+        }
+    }
+    client_close(&client);
+    tear_down();
+}
+
+/* --- beside each other --- */
+
+static void test_many_clients(gconstpointer iothread)
+{
+    Client clients[30];
+    char payload[4096], back[4096];
+
+    set_up(iothread);
+    for (size_t i = 0; i < G_N_ELEMENTS(clients); i++) {
+        open_client(&clients[i]);
+    }
+    for (size_t i = 0; i < G_N_ELEMENTS(clients); i++) {
+        memset(payload, (int)i + 1, sizeof(payload));
+        client_request(&clients[i], NBD_CMD_WRITE, 0, i, i * 4096, sizeof(payload));
+        client_send(&clients[i], payload, sizeof(payload));
+    }
+    for (size_t i = 0; i < G_N_ELEMENTS(clients); i++) {
+        Reply reply;
+
+        client_reply(&clients[i], 0, &reply);
+        reply_done(&reply);
+    }
+    for (size_t i = 0; i < G_N_ELEMENTS(clients); i++) {
+        size_t other = G_N_ELEMENTS(clients) - 1 - i;
+
+        memset(payload, (int)other + 1, sizeof(payload));
+        client_read(&clients[i], 0, other * 4096, sizeof(back), back);
+        g_assert_cmpmem(back, sizeof(back), payload, sizeof(payload));
+        client_close(&clients[i]);
+    }
+    tear_down();
+}
+
+static void add_on_both_loops(const char *name, GTestDataFunc fn)
+{
+    g_autofree char *on_main = g_strdup_printf("/nbd-clients/%s/main", name);
+    g_autofree char *on_thread = g_strdup_printf("/nbd-clients/%s/iothread", name);
+
+    g_test_add_data_func(on_main, NULL, fn);
+    g_test_add_data_func(on_thread, "", fn);
+}
+
+int main(int argc, char **argv)
+{
+    nbd_harness_init(&argc, &argv);
+    add_on_both_loops("in-flight", test_in_flight);
+    add_on_both_loops("bytes-in-flight", test_bytes_in_flight);
+    add_on_both_loops("torn-stream", test_torn_stream);
+    add_on_both_loops("gone-at-any-byte", test_gone_at_any_byte);
+    add_on_both_loops("gone-with-requests-in-flight", test_gone_with_requests_in_flight);
+    add_on_both_loops("half-closed", test_half_closed);
+    add_on_both_loops("hard-removal", test_hard_removal_with_requests_in_flight);
+    add_on_both_loops("does-not-listen", test_client_that_does_not_listen);
+    add_on_both_loops("flood-of-errors", test_flood_of_errors);
+    add_on_both_loops("drain-in-the-middle", test_drain_in_the_middle);
+    add_on_both_loops("many-clients", test_many_clients);
+    return nbd_harness_run();
+}
