@@ -48,7 +48,7 @@ void nbd_extents_add_bitmap(NbdExtents *extents, DirtyBitmap *bitmap, int64_t of
     int shift = __builtin_ctzll((uint64_t)bitmap_granularity(bitmap));
     int64_t end = offset + bytes;
     int64_t known_end = MIN(end, bitmap_size(bitmap));
-    uint64_t end_bit = (uint64_t)(known_end + bitmap_granularity(bitmap) - 1) >> shift;
+    uint64_t end_bit = ((uint64_t)known_end + (uint64_t)bitmap_granularity(bitmap) - 1) >> shift;
     uint64_t bit = (uint64_t)offset >> shift;
     uint64_t dirty, n;
 
