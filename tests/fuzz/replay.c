@@ -196,11 +196,13 @@ static void read_folder(const char *path, GPtrArray *seeds)
     }
 }
 
+/* Always the same unless told otherwise: the same tree gets the same verdict, and finding new inputs
+ * is what libFuzzer (`make fuzz`) is for. */
 static guint32 choose_seed(void)
 {
     const char *text = g_getenv("MERINO_TEST_SEED");
 
-    return text ? (guint32)g_ascii_strtoull(text, NULL, 0) : g_random_int();
+    return text ? (guint32)g_ascii_strtoull(text, NULL, 0) : 20261122;
 }
 
 static void run_all(GPtrArray *seeds)
