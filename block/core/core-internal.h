@@ -106,16 +106,20 @@ typedef struct CommonOptions {
     bool read_only;
     bool auto_read_only;
     bool force_share;
-    bool discard_unmap;
+    bool discard_asked; /* discard=unmap was said or inherited */
+    bool discard_unmap; /* in force: filters pass discards on unasked */
     bool cache_direct;
     bool cache_no_flush;
     BlockdevDetectZeroesOptions detect_zeroes;
 } CommonOptions;
 
-/* The common options in force: given ones, else those of `parent` (NULL: none) for an inline
- * child in `role`, else defaults. Fails on combinations that contradict. */
-bool common_options_resolve(const BlockdevOptions *options, const CommonOptions *parent,
-                            ChildRole role, CommonOptions *ret, GError **error);
+/* The common options in force: given ones, else those of `parent` (NULL: none) for an inline child
+ * in `role`, else defaults. */
+void common_options_resolve(const BlockdevOptions *options, const CommonOptions *parent,
+                            ChildRole role, CommonOptions *ret);
+/* Fail on combinations that contradict. */
+bool common_options_check(const CommonOptions *common, GError **error);
+bool common_options_check_zeroes(const CommonOptions *common, GError **error);
 void common_options_of(const BlockNode *node, CommonOptions *ret);
 void common_options_apply(BlockNode *node, const CommonOptions *common);
 

@@ -165,7 +165,7 @@ BlockChild *node_attach_child(BlockNode *parent, BlockNode *node, const char *na
     edge = edge_new(parent, NULL, node, name, role);
     if (!perm_refresh(&parent, 1, NULL, error)) {
         edge_free(g_steal_pointer(&edge));
-    } else if (node_is_listed(parent)) {
+    } else if (parent->open) {
         node_refresh(&parent, 1);
     }
     drain_end(section);

@@ -3,9 +3,9 @@
  * What a node is called in reports.
  *
  * A plain file name stands for a node when opening that name would give the same data: a protocol's
- * own name, or that of the file below a format without options. A filter or view shows the name of
- * what it is over. Everything else is written out as "json:{...}" with the options, and the
- * children's, that matter for the data.
+ * own name, or that of the protocol right below a format without options. A filter or view shows
+ * the name of what it is over. Everything else is written out as "json:{...}" with the options, and
+ * the children's, that matter for the data.
  */
 #include "core-internal.h"
 #include "qapi/json.h"
@@ -67,14 +67,19 @@ static bool has_own_options(const BlockNode *node)
     return false;
 }
 
+static bool names_itself(const BlockNode *node)
+{
+    return node->driver->is_protocol || node->driver->describe;
+}
+
 static const char *plain_name(const BlockNode *node)
 {
-    if (node->driver->is_protocol || node->driver->describe) {
+    if (names_itself(node)) {
         return node->filename[0] && !g_str_has_prefix(node->filename, "json:") ? node->filename
                                                                                : NULL;
     }
     if (node_is_filter(node) || node->driver->pins_children || !node->file ||
-        has_own_options(node)) {
+        !names_itself(node->file->node) || has_own_options(node)) {
         return NULL;
     }
     return plain_name(node->file->node);

@@ -2,9 +2,9 @@
 /*
  * Nodes: names, the registry, references, and the verbs of blockdev-add and blockdev-del.
  *
- * A node is listed from the moment its opening has succeeded until it is closed, which is when its
- * last reference goes. Its name is checked before it is opened, so that a wrong command
- * touches no storage, and again when it is listed, because an inline child may have taken it.
+ * A node is listed while it is open; open.c says from when on exactly. It is closed when its last
+ * reference goes. Its name is checked before it is opened, so that a wrong command touches no
+ * storage, and again when it is listed, because an inline child may have taken it.
  */
 #include "core-internal.h"
 #include "tracked.h"

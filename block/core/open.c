@@ -4,7 +4,8 @@
  *
  * Children are opened by the driver's open function, one by one, through node_open_child(): either
  * found by name, or described inline and opened here in turn. A failure anywhere closes
- * everything that was opened on the way.
+ * everything that was opened on the way. A node is listed when its `file` child is there, or else
+ * when it is open: queries show nodes in the order in which QEMU lists them.
  */
 #include "core-internal.h"
 #include "util/error.h"
@@ -50,16 +51,49 @@ static const BlockDriver *find_driver(const BlockdevOptions *options, GError **e
     return driver;
 }
 
-static bool resolve(const BlockdevOptions *options, const OpenContext *context, CommonOptions *ret,
-                    GError **error)
+static BlockNode *find_reference(const char *node_name, GError **error)
+{
+    BlockNode *node = node_find(node_name);
+
+    if (!node) {
+        merino_error(error, "Cannot find device='%s' nor node-name='%s'", node_name, node_name);
+    }
+    return node;
+}
+
+/* What can be said against a description without touching storage, in QEMU's order: the `file`
+ * child comes first. */
+static bool check_options(const BlockdevOptions *options, const CommonOptions *common,
+                          GError **error)
+{
+    const BlockdevRef *file = options_child(options, "file");
+    CommonOptions inner;
+
+    if (file && file->type == BLOCKDEV_REF_TYPE_DEFINITION) {
+        common_options_resolve(file->u.definition, common, CHILD_OTHER, &inner);
+        if (!check_options(file->u.definition, &inner, error)) {
+            return false;
+        }
+    } else if (file && !find_reference(file->u.reference, error)) {
+        return false;
+    }
+    return common_options_check(common, error) &&
+           (!options->node_name || node_check_name(options->node_name, error));
+}
+
+static void resolve(const BlockdevOptions *options, const OpenContext *context, CommonOptions *ret)
 {
     CommonOptions parent;
 
-    if (!context->parent) {
-        return common_options_resolve(options, NULL, CHILD_OTHER, ret, error);
+    if (context->parent) {
+        common_options_of(context->parent, &parent);
     }
-    common_options_of(context->parent, &parent);
-    return common_options_resolve(options, &parent, context->role, ret, error);
+    common_options_resolve(options, context->parent ? &parent : NULL, context->role, ret);
+}
+
+static bool list_once(BlockNode *node, GError **error)
+{
+    return node_is_listed(node) || node_register(node, error);
 }
 
 static BlockNode *open_node(const BlockdevOptions *options, const OpenContext *context,
@@ -69,8 +103,8 @@ static BlockNode *open_node(const BlockdevOptions *options, const OpenContext *c
     CommonOptions common;
     BlockNode *node;
 
-    if (!driver || (options->node_name && !node_check_name(options->node_name, error)) ||
-        !resolve(options, context, &common, error)) {
+    resolve(options, context, &common);
+    if (!driver || !check_options(options, &common, error)) {
         return NULL;
     }
     node = node_new(driver, options->node_name);
@@ -83,7 +117,7 @@ static BlockNode *open_node(const BlockdevOptions *options, const OpenContext *c
     }
     node->open = true;
     node_refresh(&node, 1);
-    if (!node_refresh_perms(node, NULL, error) || !node_register(node, error)) {
+    if (!node_refresh_perms(node, NULL, error) || !list_once(node, error)) {
         node_destroy(node);
         return NULL;
     }
@@ -95,17 +129,6 @@ BlockNode *node_open(const BlockdevOptions *options, GError **error)
     return open_node(options, &(OpenContext){ 0 }, error);
 }
 
-static BlockNode *open_reference(const char *node_name, GError **error)
-{
-    BlockNode *node = node_find(node_name);
-
-    if (!node) {
-        merino_error(error, "Cannot find device='%s' nor node-name='%s'", node_name, node_name);
-        return NULL;
-    }
-    return node_ref(node);
-}
-
 BlockChild *node_open_child(BlockNode *parent, const BlockdevRef *ref, const char *name,
                             ChildRole role, GError **error)
 {
@@ -114,7 +137,10 @@ BlockChild *node_open_child(BlockNode *parent, const BlockdevRef *ref, const cha
     BlockNode *node;
 
     if (ref->type == BLOCKDEV_REF_TYPE_REFERENCE) {
-        node = open_reference(ref->u.reference, error);
+        node = find_reference(ref->u.reference, error);
+        if (node) {
+            node_ref(node);
+        }
     } else {
         node = open_node(ref->u.definition, &context, error);
     }
@@ -123,5 +149,9 @@ BlockChild *node_open_child(BlockNode *parent, const BlockdevRef *ref, const cha
     }
     child = node_attach_child(parent, node, name, role, error);
     node_unref(node);
+    if (child && child == parent->file && !list_once(parent, error)) {
+        node_detach_child(child);
+        return NULL;
+    }
     return child;
 }

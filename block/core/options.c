@@ -24,27 +24,13 @@ static void defaults(const CommonOptions *parent, ChildRole role, CommonOptions 
     ret->cache_direct = parent->cache_direct;
     ret->cache_no_flush = parent->cache_no_flush;
     ret->force_share = parent->force_share;
-    ret->discard_unmap = true;
+    ret->discard_asked = true;
     if (role == CHILD_COW) {
         ret->read_only = true;
     } else {
         ret->read_only = parent->read_only;
         ret->auto_read_only = parent->auto_read_only;
     }
-}
-
-static bool check(const CommonOptions *common, GError **error)
-{
-    if (common->detect_zeroes == BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP && !common->discard_unmap) {
-        merino_error(error, "setting detect-zeroes to unmap is not allowed without setting discard "
-                            "operation to unmap");
-        return false;
-    }
-    if (common->force_share && !common->read_only) {
-        merino_error(error, "force-share=on can only be used with read-only images");
-        return false;
-    }
-    return true;
 }
 
 static bool is_filter(const BlockdevOptions *options)
@@ -54,40 +40,51 @@ static bool is_filter(const BlockdevOptions *options)
     return driver && driver->is_filter;
 }
 
-bool common_options_resolve(const BlockdevOptions *options, const CommonOptions *parent,
-                            ChildRole role, CommonOptions *ret, GError **error)
+void common_options_resolve(const BlockdevOptions *options, const CommonOptions *parent,
+                            ChildRole role, CommonOptions *ret)
 {
-    CommonOptions common;
-
-    defaults(parent, role, &common);
+    defaults(parent, role, ret);
     if (options->has_read_only) {
-        common.read_only = options->read_only;
+        ret->read_only = options->read_only;
     }
     if (options->has_auto_read_only) {
-        common.auto_read_only = options->auto_read_only;
+        ret->auto_read_only = options->auto_read_only;
     }
     if (options->has_force_share) {
-        common.force_share = options->force_share;
+        ret->force_share = options->force_share;
     }
     if (options->has_discard) {
-        common.discard_unmap = options->discard == BLOCKDEV_DISCARD_OPTIONS_UNMAP;
-    } else if (is_filter(options)) {
-        common.discard_unmap = true;
+        ret->discard_asked = options->discard == BLOCKDEV_DISCARD_OPTIONS_UNMAP;
     }
+    ret->discard_unmap = ret->discard_asked || (!options->has_discard && is_filter(options));
     if (options->has_detect_zeroes) {
-        common.detect_zeroes = options->detect_zeroes;
+        ret->detect_zeroes = options->detect_zeroes;
     }
     if (options->cache && options->cache->has_direct) {
-        common.cache_direct = options->cache->direct;
+        ret->cache_direct = options->cache->direct;
     }
     if (options->cache && options->cache->has_no_flush) {
-        common.cache_no_flush = options->cache->no_flush;
+        ret->cache_no_flush = options->cache->no_flush;
     }
-    if (!check(&common, error)) {
+}
+
+bool common_options_check_zeroes(const CommonOptions *common, GError **error)
+{
+    if (common->detect_zeroes == BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP && !common->discard_asked) {
+        merino_error(error, "setting detect-zeroes to unmap is not allowed without setting discard "
+                            "operation to unmap");
         return false;
     }
-    *ret = common;
     return true;
+}
+
+bool common_options_check(const CommonOptions *common, GError **error)
+{
+    if (common->force_share && !common->read_only) {
+        merino_error(error, "force-share=on can only be used with read-only images");
+        return false;
+    }
+    return common_options_check_zeroes(common, error);
 }
 
 void common_options_of(const BlockNode *node, CommonOptions *ret)

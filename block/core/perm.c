@@ -132,14 +132,14 @@ static void clean_perms(void *opaque)
     g_array_unref(opaque);
 }
 
-/* The newest user is looked at first: where several conflict, QEMU names the same. */
+/* Where several conflict, QEMU names the newest that refuses, and the newest that it refuses. */
 static bool check_users(const BlockNode *node, GError **error)
 {
     for (guint i = node->parents->len; i > 0; i--) {
-        BlockChild *needs = g_ptr_array_index(node->parents, i - 1);
+        BlockChild *refuses = g_ptr_array_index(node->parents, i - 1);
 
         for (guint j = node->parents->len; j > 0; j--) {
-            BlockChild *refuses = g_ptr_array_index(node->parents, j - 1);
+            BlockChild *needs = g_ptr_array_index(node->parents, j - 1);
 
             if (needs != refuses && (needs->perm & ~refuses->shared)) {
                 conflict_error(needs, refuses, error);

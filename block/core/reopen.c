@@ -116,26 +116,6 @@ static bool is_reopen_option(const BlockDriver *driver, const char *name)
            g_strv_contains((const gchar *const *)driver->reopen_options, name);
 }
 
-static bool check_driver(const Reopen *reopen, GError **error)
-{
-    const BlockdevOptions *before = reopen->node->options, *after = reopen->options;
-
-    if (before->driver != after->driver) {
-        merino_error(error, "Cannot change the option 'driver'");
-        return false;
-    }
-    if (before->has_force_share && !after->has_force_share) {
-        merino_error(error, "Option 'force-share' cannot be reset to its default value");
-        return false;
-    }
-    if (before->has_force_share != after->has_force_share ||
-        before->force_share != after->force_share) {
-        merino_error(error, "Cannot change the option 'force-share'");
-        return false;
-    }
-    return true;
-}
-
 /* The driver's own options that are to stay, by their paths. */
 static json_t *options_to_keep(const BlockDriver *driver, const BlockdevOptions *options)
 {
@@ -151,68 +131,87 @@ static json_t *options_to_keep(const BlockDriver *driver, const BlockdevOptions 
     return values;
 }
 
-/* What is left out is found first. */
-static bool check_values(json_t *before, json_t *after, GError **error)
+/* What was given before and is not given now would go back to its default. */
+static bool check_resets(const Reopen *reopen, GError **error)
 {
+    const BlockdevOptions *before = reopen->node->options, *after = reopen->options;
+    const BlockDriver *driver = reopen->node->driver;
+    const char *reset = before->has_force_share && !after->has_force_share ? "force-share" : NULL;
+    json_t *old_values = options_to_keep(driver, before);
+    json_t *new_values = options_to_keep(driver, after);
     const char *path;
     json_t *value;
 
-    json_object_foreach(before, path, value)
+    json_object_foreach(old_values, path, value)
     {
-        if (!json_object_get(after, path)) {
-            merino_error(error, "Option '%s' cannot be reset to its default value", path);
-            return false;
+        if (!reset && !json_object_get(new_values, path)) {
+            reset = path;
         }
     }
-    json_object_foreach(after, path, value)
-    {
-        json_t *old = json_object_get(before, path);
+    if (reset) {
+        merino_error(error, "Option '%s' cannot be reset to its default value", reset);
+    }
+    json_decref(old_values);
+    json_decref(new_values);
+    return !reset;
+}
 
-        if (!old || !json_equal(old, value)) {
-            merino_error(error, "Cannot change the option '%s'", path);
-            return false;
-        }
+static const char *changed_common_option(const Reopen *reopen)
+{
+    const BlockdevOptions *before = reopen->node->options, *after = reopen->options;
+
+    if (after->node_name && strcmp(after->node_name, reopen->node->node_name) != 0) {
+        return "node-name";
     }
-    return true;
+    if (before->driver != after->driver) {
+        return "driver";
+    }
+    if (after->has_force_share &&
+        (!before->has_force_share || before->force_share != after->force_share)) {
+        return "force-share";
+    }
+    return NULL;
 }
 
 static bool check_unchanged(const Reopen *reopen, GError **error)
 {
     const BlockDriver *driver = reopen->node->driver;
-    json_t *before, *after;
-    bool ok;
+    const char *changed = changed_common_option(reopen);
+    json_t *old_values = options_to_keep(driver, reopen->node->options);
+    json_t *new_values = options_to_keep(driver, reopen->options);
+    const char *path;
+    json_t *value;
 
-    if (!check_driver(reopen, error)) {
-        return false;
+    json_object_foreach(new_values, path, value)
+    {
+        json_t *old_value = json_object_get(old_values, path);
+
+        if (!changed && !(old_value && json_equal(old_value, value))) {
+            changed = path;
+        }
     }
-    before = options_to_keep(driver, reopen->node->options);
-    after = options_to_keep(driver, reopen->options);
-    ok = check_values(before, after, error);
-    json_decref(before);
-    json_decref(after);
-    return ok;
-}
-
-static bool check_name(const Reopen *reopen, GError **error)
-{
-    const char *name = reopen->options->node_name;
-
-    if (name && strcmp(name, reopen->node->node_name) != 0) {
-        merino_error(error, "Cannot change the option 'node-name'");
-        return false;
+    if (changed) {
+        merino_error(error, "Cannot change the option '%s'", changed);
     }
-    return true;
+    json_decref(old_values);
+    json_decref(new_values);
+    return !changed;
 }
 
 /* --- children --- */
 
-static bool exchange_child(BlockNode *node, BlockChild *child, const char *new_name,
-                           UndoStack *undo, GError **error)
+static bool exchange_child(BlockNode *node, const char *name, const char *new_name, UndoStack *undo,
+                           GError **error)
 {
+    BlockChild *child = node_find_child(node, name);
     BlockNode *new_node = node_lookup(new_name, error);
     int64_t size;
 
-    if (!new_node || !edge_check_cycle(node, new_node, child->name, error)) {
+    if (!new_node || !edge_check_cycle(node, new_node, name, error)) {
+        return false;
+    }
+    if (!child) {
+        merino_error(error, "Cannot set %s child to format node without %s child", name, name);
         return false;
     }
     size = node_size(new_node);
@@ -230,11 +229,12 @@ static bool reopen_child(BlockNode *node, const char *name, const BlockdevRef *r
 {
     BlockChild *child = node_find_child(node, name);
 
-    if (!ref) {
-        if (child) {
-            merino_error(error, "Option '%s' cannot be reset to its default value", name);
-        }
-        return !child;
+    if (!ref && child) {
+        merino_error(error, "Option '%s' cannot be reset to its default value", name);
+        return false;
+    }
+    if (!ref || (child && ref_is(ref, child->node))) {
+        return true;
     }
     if (ref->type == BLOCKDEV_REF_TYPE_DEFINITION) {
         if (!child || child->node->inherits_from != node) {
@@ -243,11 +243,7 @@ static bool reopen_child(BlockNode *node, const char *name, const BlockdevRef *r
         }
         return true; /* it is in the queue */
     }
-    if (!child) {
-        merino_error(error, "Cannot change the option '%s'", name);
-        return false;
-    }
-    return ref_is(ref, child->node) || exchange_child(node, child, ref->u.reference, undo, error);
+    return exchange_child(node, name, ref->u.reference, undo, error);
 }
 
 static bool reopen_children(const Reopen *reopen, UndoStack *undo, GError **error)
@@ -294,7 +290,7 @@ static void apply_options(Reopen *reopen, UndoStack *undo)
     undo_push(undo, &ops, reopen);
 }
 
-static bool resolve_options(const ReopenQueue *queue, Reopen *reopen, GError **error)
+static void resolve_options(const ReopenQueue *queue, Reopen *reopen)
 {
     BlockNode *parent = reopen->node->inherits_from;
     Reopen *parent_reopen = parent ? queue_find(queue, parent) : NULL;
@@ -312,8 +308,7 @@ static bool resolve_options(const ReopenQueue *queue, Reopen *reopen, GError **e
             role = edge->node == reopen->node ? edge->role : role;
         }
     }
-    return common_options_resolve(reopen->options, parent ? &inherited : NULL, role, &reopen->new,
-                                  error);
+    common_options_resolve(reopen->options, parent ? &inherited : NULL, role, &reopen->new);
 }
 
 /* --- one node, and all of them --- */
@@ -322,13 +317,16 @@ static bool prepare(const ReopenQueue *queue, Reopen *reopen, UndoStack *undo, G
 {
     BlockNode *node = reopen->node;
 
-    if (reopen->options->driver == node->options->driver && !node->driver->reopen_prepare) {
+    resolve_options(queue, reopen);
+    if (!common_options_check_zeroes(&reopen->new, error) || !check_resets(reopen, error)) {
+        return false;
+    }
+    if (!node->driver->reopen_prepare) {
         merino_error(error, "Block format '%s' used by node '%s' does not support reopening files",
                      node->driver->name, node->node_name);
         return false;
     }
-    if (!check_name(reopen, error) || !check_unchanged(reopen, error) ||
-        !resolve_options(queue, reopen, error) || !reopen_children(reopen, undo, error)) {
+    if (!reopen_children(reopen, undo, error) || !check_unchanged(reopen, error)) {
         return false;
     }
     reopen->state = (ReopenState){
