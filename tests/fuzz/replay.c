@@ -196,8 +196,8 @@ static void read_folder(const char *path, GPtrArray *seeds)
     }
 }
 
-/* Always the same unless told otherwise: the same tree gets the same verdict, and finding new inputs
- * is what libFuzzer (`make fuzz`) is for. */
+/* Always the same unless told otherwise: the same tree gets the same verdict, and finding new
+ * inputs is what libFuzzer (`make fuzz`) is for. */
 static guint32 choose_seed(void)
 {
     const char *text = g_getenv("MERINO_TEST_SEED");
