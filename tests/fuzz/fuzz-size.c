@@ -8,6 +8,9 @@
 
 #include <string.h>
 
+/* Digits that fit 128 bits with any suffix. */
+#define TWIN_DIGITS 20
+
 /* What a decimal number with a suffix and without a fraction stands for. False for other texts. */
 static bool twin_parse(const char *text, unsigned __int128 *ret_size)
 {
@@ -16,7 +19,7 @@ static bool twin_parse(const char *text, unsigned __int128 *ret_size)
     const char *suffix = text + digits;
     unsigned __int128 size = 0;
 
-    if (digits == 0 || digits > 24 || (text[0] == '0' && (*suffix == 'x' || *suffix == 'X'))) {
+    if (digits == 0 || digits > TWIN_DIGITS || (text[0] == '0' && (*suffix == 'x' || *suffix == 'X'))) {
         return false;
     }
     for (size_t i = 0; i < digits; i++) {
