@@ -19,7 +19,8 @@ static bool twin_parse(const char *text, unsigned __int128 *ret_size)
     const char *suffix = text + digits;
     unsigned __int128 size = 0;
 
-    if (digits == 0 || digits > TWIN_DIGITS || (text[0] == '0' && (*suffix == 'x' || *suffix == 'X'))) {
+    if (digits == 0 || digits > TWIN_DIGITS ||
+        (text[0] == '0' && (*suffix == 'x' || *suffix == 'X'))) {
         return false;
     }
     for (size_t i = 0; i < digits; i++) {
