@@ -60,7 +60,7 @@ static void child_perm(BlockNode *node, BlockChild *child, unsigned *ret_perm, u
     } else {
         perm_by_role(node, child->role, node->perm, node->shared, ret_perm, ret_shared);
     }
-    if (child->node->force_share) {
+    if (node->force_share) {
         *ret_shared = PERM_ALL;
     }
 }
