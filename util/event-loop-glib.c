@@ -72,3 +72,31 @@ GSource *event_loop_attach(EventLoop *loop)
     g_source_attach(source, NULL);
     return source;
 }
+
+typedef struct ControlCall {
+    EventLoopFn *fn;
+    void *opaque;
+    Coroutine *co;
+} ControlCall;
+
+static gboolean run_control_call(void *opaque)
+{
+    ControlCall *call = opaque;
+
+    call->fn(call->opaque);
+    coroutine_wake(call->co);
+    return G_SOURCE_REMOVE;
+}
+
+void coroutine_fn co_run_control(EventLoopFn *fn, void *opaque)
+{
+    ControlCall call = { fn, opaque, coroutine_self() };
+    GSource *source = g_idle_source_new();
+
+    g_assert(event_loop_current()->polled_outside);
+    g_source_set_priority(source, G_PRIORITY_DEFAULT);
+    g_source_set_callback(source, run_control_call, &call, NULL);
+    g_source_attach(source, NULL);
+    g_source_unref(source);
+    coroutine_yield();
+}

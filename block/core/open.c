@@ -129,6 +129,17 @@ BlockNode *node_open(const BlockdevOptions *options, GError **error)
     return open_node(options, &(OpenContext){ 0 }, error);
 }
 
+BlockNode *node_open_ref(const BlockdevRef *ref, GError **error)
+{
+    BlockNode *node;
+
+    if (ref->type == BLOCKDEV_REF_TYPE_DEFINITION) {
+        return node_open(ref->u.definition, error);
+    }
+    node = find_reference(ref->u.reference, error);
+    return node ? node_ref(node) : NULL;
+}
+
 BlockChild *node_open_child(BlockNode *parent, const BlockdevRef *ref, const char *name,
                             ChildRole role, GError **error)
 {

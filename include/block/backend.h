@@ -47,6 +47,14 @@ int coroutine_fn backend_co_flush(BlockBackend *backend);
 int coroutine_fn backend_co_block_status_above(BlockBackend *backend, int64_t offset, int64_t bytes,
                                                BlockStatus *ret_status);
 
+/* For coroutines that open nodes on their way, as the making of images does: see co_run_control().
+ * A backend on the node that `ref` names or describes; what it describes is closed with it. */
+BlockBackend *coroutine_fn backend_co_open(const BlockdevRef *ref, unsigned perm, unsigned shared,
+                                           GError **error);
+void coroutine_fn backend_co_close(BlockBackend *backend); /* NULL ok */
+/* Resizes the node as block_resize does: `shared` must contain PERM_RESIZE. */
+bool coroutine_fn backend_co_resize(BlockBackend *backend, int64_t size, GError **error);
+
 /* For users that do several steps as one request, e.g. a look at bitmaps and status: enter waits
  * while drained. Requests made inside use block/io.h on backend_root(). */
 void coroutine_fn backend_co_enter(BlockBackend *backend);

@@ -12,6 +12,7 @@
 #ifndef MERINO_BLOCK_DRIVER_H
 #define MERINO_BLOCK_DRIVER_H
 
+#include "block/image.h"
 #include "block/io.h"
 #include "block/node.h"
 
@@ -106,6 +107,34 @@ struct BlockDriver {
     char *(*describe)(const BlockNode *node);
     /* Format-specific reports; NULL: none. */
     ImageInfoSpecific *(*specific_info)(BlockNode *node, GError **error);
+
+    /* Make an image; there is no node yet. Runs in a coroutine of the main loop that nobody polls
+     * for, so it may do control-plane work by co_run_control(). Returns 0, or -errno with an error
+     * in words. NULL: the driver makes none. */
+    int coroutine_fn (*co_create)(const BlockdevCreateOptions *options, GError **error);
+
+    /* What is done to an image as a whole. The node is drained, and open for writing unless only
+     * something is looked at. They return 0, or -errno with an error in words. NULL: the format
+     * cannot. */
+
+    /* Look for what is wrong and mend what `fix` (BlockCheckFix bits) allows. Findings are no
+     * failure: 0 is returned and `result` tells. */
+    int coroutine_fn (*co_check)(BlockNode *node, BlockCheckResult *result, unsigned fix,
+                                 GError **error);
+    /* A snapshot inside of the image, of its present content. `info` has the name, the date and the
+     * state's size and clocks; the driver gives it an id. */
+    int coroutine_fn (*co_snapshot_create)(BlockNode *node, const SnapshotInfo *info,
+                                           GError **error);
+    /* Make its content the present one. `id` is exactly one that snapshot_list tells; so it is
+     * in delete. */
+    int coroutine_fn (*co_snapshot_goto)(BlockNode *node, const char *id, GError **error);
+    int coroutine_fn (*co_snapshot_delete)(BlockNode *node, const char *id, GError **error);
+    /* In the order in which they stand in the image; not NULL. */
+    SnapshotInfoList *(*snapshot_list)(BlockNode *node);
+    int coroutine_fn (*co_amend)(BlockNode *node, const BlockAmendOptions *options, GError **error);
+    /* Write another backing file's name and format into the image; both NULL: none. */
+    int coroutine_fn (*co_change_backing_file)(BlockNode *node, const char *name,
+                                               const char *format, GError **error);
 };
 
 /* Hand a driver in (block/builtins.c). Tables are static. */

@@ -128,6 +128,9 @@ int64_t node_cluster_size(BlockNode *node);
 /* Open a node and its inline children. The caller owns the reference. */
 BlockNode *node_open(const BlockdevOptions *options, GError **error);
 
+/* The same, or a reference to the node that `ref` names. */
+BlockNode *node_open_ref(const BlockdevRef *ref, GError **error);
+
 /* blockdev-add, blockdev-del, blockdev-reopen, in QEMU's words. */
 bool node_add(const BlockdevOptions *options, GError **error);
 bool node_delete(const char *node_name, GError **error);

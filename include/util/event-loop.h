@@ -98,4 +98,12 @@ int coroutine_fn co_io_send(int fd, struct iovec *iov, int niov);
 typedef int WorkerFn(void *opaque);
 int coroutine_fn co_run_in_worker(WorkerFn *fn, void *opaque);
 
+/*
+ * Run `fn(opaque)` on the control plane and wait for its end: called by GLib's main context on the
+ * main thread, outside of coroutines and never inside a nested event_loop_poll(). So it may drain,
+ * open and close nodes. For coroutines of the main loop whose end nobody polls for: whoever waits
+ * for one of these lets GLib's main context run.
+ */
+void coroutine_fn co_run_control(EventLoopFn *fn, void *opaque);
+
 #endif
