@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * An open qcow2 image, as the files of this folder share it. docs/devel/qcow2.md tells the whole
+ * story: the parts, and the numbered invariants (Q1 ...) of the order in which things are written.
+ *
+ * Words: a *guest* offset is one of the virtual disk, a *host* offset one in the image file (or in
+ * the external data file). Offsets and lengths are bytes, unless the name says `_clusters`.
+ *
+ * Who may do what:
+ *  - Requests (coroutines on any loop, several at a time) read and write guest data.
+ *  - `lock` is held by whoever changes metadata: allocates or frees clusters, changes table
+ *    entries. It may be held while table slices are read in, never while guest data moves
+ *    and never while metadata is written out or synced.
+ *  - Contents of cached slices and of the tables in memory are read and written under `table_lock`,
+ *    which is held for some loads and stores and never over a yield. So a look at a
+ *    mapping that is in the cache takes no other lock.
+ *  - Metadata in the file is written by the writeback (writeback.c) alone, which knows the order,
+ *    and by the control plane while the node is drained (header, snapshots, bitmaps, resize,
+ * check).
+ *  - Everything else (geometry, header, options) changes only while the node is drained.
+ */
+#ifndef MERINO_QCOW2_H
+#define MERINO_QCOW2_H
+
+#include "block/driver.h"
+#include "format.h"
+
+typedef struct Qcow2Bitmaps Qcow2Bitmaps;   /* bitmaps.h */
+typedef struct Qcow2Cache Qcow2Cache;       /* cache.h */
+typedef struct Qcow2Freed Qcow2Freed;       /* alloc.c: clusters that will be free */
+typedef struct Qcow2InFlight Qcow2InFlight; /* write.c: allocations that are not linked yet */
+
+/* An extension of the header that we do not know; kept as found. */
+typedef struct Qcow2Extension {
+    uint32_t type;
+    uint32_t bytes;
+    uint8_t *data;
+} Qcow2Extension;
+
+/* The header, decoded and checked (header.c). */
+typedef struct Qcow2Header {
+    unsigned version; /* 2 or 3 */
+    unsigned cluster_bits;
+    int64_t size;
+    int64_t l1_offset;
+    uint32_t l1_entries;
+    int64_t reftable_offset;
+    uint32_t reftable_clusters;
+    uint32_t n_snapshots;
+    int64_t snapshots_offset;
+    uint64_t incompatible, compatible, autoclear; /* enum Qcow2Incompatible ... */
+    unsigned refcount_order;                      /* refcounts are 1 << order bits wide */
+    unsigned compression_type;                    /* Qcow2CompressionType */
+    uint32_t header_bytes;                        /* as found: 72, or 104 and more */
+    uint8_t *unknown_fields; /* header bytes beyond those we know, kept as found; or NULL */
+    size_t unknown_field_bytes;
+    char *backing_name;   /* NULL: no backing file */
+    char *backing_format; /* NULL: not said */
+    char *data_file_name; /* NULL: not said */
+    bool has_bitmaps;     /* the next three count */
+    uint32_t n_bitmaps;
+    int64_t bitmap_dir_offset;
+    int64_t bitmap_dir_bytes;
+    GArray *extensions;    /* of Qcow2Extension */
+    GArray *feature_names; /* of Qcow2DiskFeatureName, as found; for messages */
+} Qcow2Header;
+
+/* A table that is wholly in memory: L1 and the refcount table. Entries are in host order. */
+typedef struct Qcow2Table {
+    int64_t offset;   /* in the file */
+    uint32_t entries; /* in use */
+    uint64_t *entry;  /* under table_lock */
+    uint8_t *dirty;   /* one byte for each 512 bytes of the table; under table_lock */
+    bool any_dirty;
+} Qcow2Table;
+
+/* One internal snapshot (snapshot.c). */
+typedef struct Qcow2Snapshot {
+    int64_t l1_offset;
+    uint32_t l1_entries;
+    char *id, *name;
+    uint32_t date_sec, date_nsec;
+    uint64_t vm_clock_nsec;
+    uint64_t vm_state_bytes;
+    int64_t disk_size;
+    uint64_t icount; /* UINT64_MAX: none */
+    uint8_t *unknown_extra;
+    uint32_t unknown_extra_bytes;
+} Qcow2Snapshot;
+
+enum {
+    QCOW2_OVERLAP_HEADER = 1 << 0,
+    QCOW2_OVERLAP_ACTIVE_L1 = 1 << 1,
+    QCOW2_OVERLAP_ACTIVE_L2 = 1 << 2,
+    QCOW2_OVERLAP_REFCOUNT_BLOCK = 1 << 3,
+    QCOW2_OVERLAP_REFCOUNT_TABLE = 1 << 4,
+    QCOW2_OVERLAP_SNAPSHOT_TABLE = 1 << 5,
+    QCOW2_OVERLAP_INACTIVE_L1 = 1 << 6,
+    QCOW2_OVERLAP_INACTIVE_L2 = 1 << 7,
+    QCOW2_OVERLAP_BITMAP_DIRECTORY = 1 << 8,
+};
+
+/* The options in force (options.c). */
+typedef struct Qcow2Options {
+    bool lazy_refcounts;
+    bool pass_discard_request;  /* discards by the guest reach the file */
+    bool pass_discard_snapshot; /* so do clusters freed with a snapshot */
+    bool pass_discard_other;
+    unsigned overlap_check; /* QCOW2_OVERLAP_* */
+    int64_t l2_cache_size;  /* bytes */
+    int64_t l2_slice_size;  /* l2-cache-entry-size, bytes */
+    int64_t refcount_cache_size;
+    int64_t cache_clean_interval; /* seconds; 0: never */
+} Qcow2Options;
+
+typedef struct Qcow2 {
+    BlockNode *node;
+    BlockChild *data_file; /* where guest data lies: node->file, or the external data file */
+
+    Qcow2Header header;
+    Qcow2Options options;
+
+    /* Geometry, from the header. */
+    int64_t cluster_size;
+    unsigned l2_entry_size; /* 8, or 16 with extended entries */
+    unsigned l2_bits;       /* an L2 table has 1 << l2_bits entries */
+    unsigned subclusters;   /* in a cluster: 1 or 32 */
+    int64_t subcluster_size;
+    unsigned refcount_bits; /* 1 << header.refcount_order */
+    unsigned refblock_bits; /* a refcount block has 1 << refblock_bits entries */
+    uint64_t refcount_max;  /* largest refcount */
+
+    CoMutex lock;
+    GMutex table_lock;
+
+    Qcow2Table l1;
+    Qcow2Table reftable;
+    Qcow2Cache *l2_cache;
+    Qcow2Cache *refcount_cache;
+    Qcow2Freed *freed;
+    Qcow2InFlight *in_flight;
+    int64_t free_hint;        /* no free cluster below; under lock */
+    _Atomic int64_t host_end; /* nothing was ever written to the data file at or beyond it, so it
+                                 reads as zeroes there */
+
+    Qcow2Snapshot *snapshots;
+    uint32_t n_snapshots;
+    Qcow2Bitmaps *bitmaps;
+
+    atomic_bool corrupt; /* marked corrupt while open: nothing is written any more */
+    bool repairing;      /* opened to be checked and repaired: dirty and corrupt are let through */
+} Qcow2;
+
+/* --- geometry --- */
+
+static inline int64_t cluster_offset(const Qcow2 *q, int64_t offset)
+{
+    return offset & (q->cluster_size - 1);
+}
+
+static inline int64_t cluster_start(const Qcow2 *q, int64_t offset)
+{
+    return offset & ~(q->cluster_size - 1);
+}
+
+static inline int64_t size_to_clusters(const Qcow2 *q, int64_t bytes)
+{
+    return (bytes + (q->cluster_size - 1)) >> q->header.cluster_bits;
+}
+
+static inline bool has_data_file(const Qcow2 *q)
+{
+    return (q->header.incompatible & QCOW2_INCOMPAT_DATA_FILE) != 0;
+}
+
+static inline bool data_file_is_raw(const Qcow2 *q)
+{
+    return (q->header.autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW) != 0;
+}
+
+static inline bool has_extended_l2(const Qcow2 *q)
+{
+    return (q->header.incompatible & QCOW2_INCOMPAT_EXTENDED_L2) != 0;
+}
+
+/* --- header.c --- */
+
+/* Read and check the header of `file`. Names the field in its errors. `ret` is zeroed before. */
+bool qcow2_header_read(BlockChild *file, Qcow2Header *ret, GError **error);
+void qcow2_header_done(Qcow2Header *header);
+/* Write q->header with all extensions as one write of the first cluster(s); no sync. Fails when it
+ * does not fit in one cluster. Drained, or under `lock`. */
+int coroutine_fn qcow2_header_write(Qcow2 *q, GError **error);
+/* The same, durable: sync, write, sync. */
+int coroutine_fn qcow2_header_commit(Qcow2 *q, GError **error);
+/* Set / clear feature bits and make that durable (writes the feature words alone). */
+int coroutine_fn qcow2_set_features(Qcow2 *q, uint64_t incompatible, uint64_t autoclear,
+                                    GError **error);
+
+/* --- metadata of the control plane: raw reads and writes in the image file, with the file's own
+ * bounds; writes are checked against overlap (`ignore`: QCOW2_OVERLAP_* that is being written).
+ * Neither syncs; qcow2_sync() does (skipped under cache.no-flush). --- */
+
+int coroutine_fn qcow2_meta_read(Qcow2 *q, int64_t host, void *buf, int64_t bytes);
+int coroutine_fn qcow2_meta_write(Qcow2 *q, int64_t host, const void *buf, int64_t bytes,
+                                  unsigned ignore);
+int coroutine_fn qcow2_sync(Qcow2 *q);
+
+/* --- alloc.c: clusters of the image file. All under `lock`. --- */
+
+/* `bytes` of contiguous clusters, refcount 1, in memory: the refcounts reach the file with the next
+ * writeback. Returns the host offset or -errno. */
+int64_t coroutine_fn qcow2_alloc(Qcow2 *q, int64_t bytes);
+/* Data: at least one and at most `max_clusters` contiguous clusters, at `*host` if possible (0:
+ * anywhere). Writes `*host` and returns the number, or -errno. */
+int64_t coroutine_fn qcow2_alloc_data(Qcow2 *q, int64_t *host, int64_t max_clusters);
+/* Room for compressed bytes, which may share a cluster with others. Host offset or -errno. */
+int64_t coroutine_fn qcow2_alloc_compressed(Qcow2 *q, int64_t bytes);
+
+typedef enum Qcow2DiscardType {
+    QCOW2_DISCARD_NEVER,
+    QCOW2_DISCARD_REQUEST,
+    QCOW2_DISCARD_SNAPSHOT,
+    QCOW2_DISCARD_OTHER,
+    QCOW2_DISCARD_ALWAYS,
+} Qcow2DiscardType;
+
+/* Drop one reference to each cluster that the range touches. It takes effect (the refcount falls,
+ * space is given back, the cluster may be used again) once a writeback has made durable whatever
+ * was changed before this call, and every request in flight by now has ended. */
+void qcow2_free(Qcow2 *q, int64_t host, int64_t bytes, Qcow2DiscardType type);
+
+/* --- refcount.c. Under `lock`. --- */
+
+int coroutine_fn qcow2_refcount_get(Qcow2 *q, int64_t cluster_index, uint64_t *ret);
+/* Add `delta` (may be negative) to a run of clusters, at once. All or nothing. -ERANGE beyond the
+ * width, -EIO below zero (the image is marked corrupt). */
+int coroutine_fn qcow2_refcount_add(Qcow2 *q, int64_t first_cluster, int64_t n, int delta);
+
+/* --- writeback.c --- */
+
+/* Write everything that is dirty in the order of the invariants; durable when it returns 0, unless
+ * cache.no-flush. One at a time; callers join. Takes `lock` for short by itself. Also lets
+ * freed clusters become free. */
+int coroutine_fn qcow2_writeback(Qcow2 *q);
+/* Write back, and drop every clean slice. Drained. */
+int coroutine_fn qcow2_empty_caches(Qcow2 *q);
+
+/* --- corruption (overlap.c) --- */
+
+/* Whether a write of the range would hit metadata (other than `ignore`): marks the image corrupt
+ * and returns -EIO if so. */
+int coroutine_fn qcow2_check_overlap(Qcow2 *q, unsigned ignore, int64_t host, int64_t bytes);
+/* Say so (event BLOCK_IMAGE_CORRUPTED, QEMU's words), set the corrupt bit, let nothing be written
+ * any more when `fatal`. host < 0: no offset to tell. */
+void coroutine_fn qcow2_mark_corrupt(Qcow2 *q, bool fatal, int64_t host, int64_t bytes,
+                                     const char *format, ...) G_GNUC_PRINTF(5, 6);
+
+/* --- tables: life (tables.c). Control plane. --- */
+
+/* Read L1 and the refcount table, make caches, from header and options. */
+bool qcow2_tables_open(Qcow2 *q, GError **error);
+void qcow2_tables_close(Qcow2 *q);
+/* New cache sizes or other options, drained and written back. */
+void qcow2_tables_apply_options(Qcow2 *q);
+
+/* --- requests: the driver's functions, by file --- */
+
+/* read.c, write.c, zero.c (zeroes and discards), status.c, compress.c, resize.c */
+int coroutine_fn qcow2_co_preadv(BlockNode *node, int64_t offset, int64_t bytes, IoVector *vec,
+                                 unsigned flags);
+int coroutine_fn qcow2_co_pwritev(BlockNode *node, int64_t offset, int64_t bytes, IoVector *vec,
+                                  unsigned flags);
+int coroutine_fn qcow2_co_pwrite_zeroes(BlockNode *node, int64_t offset, int64_t bytes,
+                                        unsigned flags);
+int coroutine_fn qcow2_co_pdiscard(BlockNode *node, int64_t offset, int64_t bytes);
+int coroutine_fn qcow2_co_flush(BlockNode *node);
+int coroutine_fn qcow2_co_block_status(BlockNode *node, int64_t offset, int64_t bytes,
+                                       BlockStatus *ret_status);
+int coroutine_fn qcow2_co_truncate(BlockNode *node, int64_t size, GError **error);
+
+#endif
