@@ -103,10 +103,13 @@ void event_timer_set(EventTimer *timer, int64_t deadline_ns)
 
 int64_t timers_wait_ns(EventLoop *loop)
 {
+    int64_t wait_ns;
+
     if (loop->timers->len == 0) {
         return -1;
     }
-    return MAX(timer_at(loop, 0)->deadline_ns - event_loop_now_ns(), 0);
+    wait_ns = timer_at(loop, 0)->deadline_ns - event_loop_now_ns();
+    return MAX(wait_ns, 0);
 }
 
 /* At most as many as were armed at the start, so that one that sets itself anew to a time that

@@ -140,6 +140,23 @@ static void sleep_and_look(void *opaque)
     (*sleeper->n)--;
 }
 
+static void coroutine_fn take_short_naps(void *opaque)
+{
+    for (int64_t ns = 0; ns < 20000; ns++) {
+        coroutine_sleep_ns(ns % 4000);
+    }
+    *(int *)opaque = 0;
+}
+
+/* A deadline may pass between two looks at the clock. */
+static void short_naps_end(void)
+{
+    int napping = 1;
+
+    coroutine_start(take_short_naps, &napping);
+    poll_while(&napping);
+}
+
 static void sleepers_sleep_long_enough(void)
 {
     int n = 4;
@@ -485,6 +502,7 @@ int main(int argc, char **argv)
     g_test_add_func("/coroutine/wake-may-come-before-the-yield", wake_may_come_before_the_yield);
     g_test_add_func("/coroutine/run-waits-for-the-end", run_waits_for_the_end);
     g_test_add_func("/coroutine/sleepers-sleep-long-enough", sleepers_sleep_long_enough);
+    g_test_add_func("/coroutine/short-naps-end", short_naps_end);
     g_test_add_func("/coroutine/stacks-are-deep-enough", stacks_are_deep_enough);
     g_test_add_func("/coroutine/overflow-hits-the-guard", overflow_hits_the_guard);
     g_test_add_func("/coroutine/double-wake", double_wake);
