@@ -1,49 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The copying engine: tasks over a bitmap of pending clusters.
- *
- * Invariants:
- *
- *  1. A pending cluster is copied by at most one task at a time: a task enters the list, under
- *     `lock`, only for clusters that no other task covers; whoever needs such a cluster waits for
- *     that task to leave and looks again.
- *  2. A task clears the bits of its clusters after their bytes are in the target, while it holds
- *     their range exclusively, and before it leaves the list. A task that fails clears nothing.
- *  3. So a cluster that is seen as not pending was never to be copied, is in the target, or was
- *     forgotten; and nobody who saw it as pending under a shared hold is still at work.
- *
- * While a task is at work its source bytes do not change: who would change them waits for it.
+ * The copying engine: its state, and looking at what is pending.
  */
-#include "block/copy.h"
+#include "copy-internal.h"
 #include "util/error.h"
 #include "util/size.h"
 
-#include <errno.h>
 #include <inttypes.h>
-
-/* Buffers of one cluster that are kept for the next copies. */
-#define SPARE_BUFFERS 16
-
-typedef struct CopyTask {
-    int64_t offset, end; /* whole clusters */
-    CoQueue waiters;
-    struct CopyTask *next, *previous;
-} CopyTask;
-
-struct CopyState {
-    BlockChild *source, *target;
-    int64_t cluster;
-    int64_t size; /* of the source at the beginning */
-    DirtyBitmap *pending;
-    RangeLock *ranges;
-    atomic_bool cancelled;
-    _Atomic int64_t bytes_done;
-
-    GMutex lock; /* guards the tasks and the spare buffers */
-    CopyTask *tasks;
-    void *spare[SPARE_BUFFERS];
-    size_t n_spare;
-};
 
 /* --- making --- */
 
@@ -65,16 +28,30 @@ static int64_t choose_cluster(BlockChild *target, int64_t min_cluster, GError **
     return cluster;
 }
 
+/*
+ * What is copied at once at least. Where nothing asks for more than a write touches, a small write
+ * costs a small copy: neither the target has clusters, nor the user has said how much.
+ */
+static int64_t choose_unit(BlockChild *target, int64_t cluster, int64_t min_cluster)
+{
+    if (min_cluster || node_cluster_size(target->node)) {
+        return cluster;
+    }
+    return CLAMP(target->node->limits.request_alignment, COPY_MIN_UNIT, cluster);
+}
+
 CopyState *copy_new(BlockChild *source, BlockChild *target, int64_t min_cluster, GError **error)
 {
     BitmapAddOptions options = { .disabled = true };
+    int64_t cluster = choose_cluster(target, min_cluster, error);
     CopyState *copy;
 
-    options.granularity = choose_cluster(target, min_cluster, error);
-    if (!options.granularity) {
+    if (!cluster) {
         return NULL;
     }
     copy = g_new0(CopyState, 1);
+    copy->cluster = cluster;
+    copy->unit = options.granularity = choose_unit(target, cluster, min_cluster);
     copy->pending = bitmap_add(source->node->bitmaps, &options, NULL, error);
     if (!copy->pending) {
         g_free(copy);
@@ -82,10 +59,10 @@ CopyState *copy_new(BlockChild *source, BlockChild *target, int64_t min_cluster,
     }
     copy->source = source;
     copy->target = target;
-    copy->cluster = options.granularity;
     copy->size = node_size(source->node);
     copy->ranges = range_lock_new();
     g_mutex_init(&copy->lock);
+    co_queue_init(&copy->turns);
     bitmap_set_range(copy->pending, 0, copy->size);
     return copy;
 }
@@ -116,6 +93,25 @@ static void add_areas(DirtyBitmap *to, DirtyBitmap *from, int64_t size)
     }
 }
 
+/* What is dirty in `bitmap`, in whole clusters. */
+static bool add_clusters(CopyState *copy, DirtyBitmap *bitmap, GError **error)
+{
+    BitmapAddOptions options = { .granularity = copy->cluster, .disabled = true };
+    DirtyBitmap *clusters = bitmap_add(copy->source->node->bitmaps, &options, NULL, error);
+    bool ok = clusters != NULL;
+
+    if (ok && bitmap_is_busy(bitmap)) {
+        add_areas(clusters, bitmap, copy->size);
+    } else {
+        ok = ok && bitmap_merge(clusters, &bitmap, 1, NULL, error);
+    }
+    ok = ok && bitmap_merge(copy->pending, &clusters, 1, NULL, error);
+    if (clusters) {
+        bitmap_remove(clusters, NULL, NULL);
+    }
+    return ok;
+}
+
 bool copy_restrict(CopyState *copy, DirtyBitmap *bitmap, GError **error)
 {
     if (!bitmap_check(bitmap, BITMAP_NEED_CONSISTENT, error)) {
@@ -129,19 +125,17 @@ bool copy_restrict(CopyState *copy, DirtyBitmap *bitmap, GError **error)
                      bitmap_name(bitmap), copy->size, bitmap_size(bitmap));
         return false;
     }
-    if (!bitmap_clear(copy->pending, NULL, error)) {
-        return false;
-    }
-    if (bitmap_is_busy(bitmap)) {
-        add_areas(copy->pending, bitmap, copy->size);
-        return true;
-    }
-    return bitmap_merge(copy->pending, &bitmap, 1, NULL, error);
+    return bitmap_clear(copy->pending, NULL, error) && add_clusters(copy, bitmap, error);
 }
 
 int64_t copy_cluster_size(const CopyState *copy)
 {
     return copy->cluster;
+}
+
+int64_t copy_unit(const CopyState *copy)
+{
+    return copy->unit;
 }
 
 RangeLock *copy_ranges(CopyState *copy)
@@ -181,223 +175,4 @@ int64_t copy_bytes_done(const CopyState *copy)
 void copy_cancel(CopyState *copy)
 {
     atomic_store(&copy->cancelled, true);
-}
-
-/* --- buffers --- */
-
-static void *take_buffer(CopyState *copy, int64_t bytes)
-{
-    void *buffer = NULL;
-
-    if (bytes <= copy->cluster) {
-        g_mutex_lock(&copy->lock);
-        if (copy->n_spare) {
-            buffer = copy->spare[--copy->n_spare];
-        }
-        g_mutex_unlock(&copy->lock);
-        bytes = MIN(copy->cluster, COPY_MAX_CHUNK);
-    }
-    if (!buffer) {
-        BlockNode *source = copy->source->node;
-        BlockNode *target = copy->target->node;
-        bool by_target = target->limits.memory_alignment > source->limits.memory_alignment;
-
-        buffer = node_try_buffer(by_target ? target : source, bytes);
-    }
-    return buffer;
-}
-
-static void give_buffer(CopyState *copy, void *buffer, int64_t bytes)
-{
-    if (buffer && bytes <= copy->cluster) {
-        g_mutex_lock(&copy->lock);
-        if (copy->n_spare < SPARE_BUFFERS) {
-            copy->spare[copy->n_spare++] = buffer;
-            buffer = NULL;
-        }
-        g_mutex_unlock(&copy->lock);
-    }
-    buffer_free(buffer);
-}
-
-/* --- copying --- */
-
-/* The first whole clusters of the range that are alike, zeroes or not. What is mixed is data. */
-static int64_t coroutine_fn alike(CopyState *copy, int64_t offset, int64_t bytes, bool *ret_zero)
-{
-    BlockStatus status;
-    int ret = node_co_block_status_above(copy->source->node, NULL, offset, bytes, &status);
-    int64_t whole;
-
-    *ret_zero = ret == 0 && (status.flags & BLOCK_STATUS_ZERO);
-    if (ret < 0 || status.bytes >= bytes) {
-        return bytes;
-    }
-    whole = align_down(status.bytes, copy->cluster);
-    if (whole == 0) {
-        *ret_zero = false;
-        whole = MIN(bytes, copy->cluster);
-    }
-    return whole;
-}
-
-/* Copy the first bytes of the range; sets how many. */
-static int coroutine_fn copy_piece(CopyState *copy, int64_t offset, int64_t bytes, void *buffer,
-                                   int64_t *ret_bytes)
-{
-    bool zero;
-    int ret;
-
-    *ret_bytes = bytes = alike(copy, offset, bytes, &zero);
-    if (zero) {
-        return child_co_pwrite_zeroes(copy->target, offset, bytes, REQ_MAY_UNMAP);
-    }
-    ret = child_co_pread(copy->source, offset, bytes, buffer);
-    if (ret == 0) {
-        ret = child_co_pwrite(copy->target, offset, bytes, buffer, 0);
-    }
-    return ret;
-}
-
-static int coroutine_fn copy_bytes(CopyState *copy, int64_t offset, int64_t end)
-{
-    int64_t chunk = MIN(end - offset, COPY_MAX_CHUNK);
-    void *buffer = take_buffer(copy, chunk);
-    int ret = buffer ? 0 : -ENOMEM;
-
-    while (ret == 0 && offset < end) {
-        int64_t done;
-
-        if (atomic_load(&copy->cancelled)) {
-            ret = -ECANCELED;
-            break;
-        }
-        ret = copy_piece(copy, offset, MIN(end - offset, chunk), buffer, &done);
-        offset += done;
-    }
-    give_buffer(copy, buffer, chunk);
-    return ret;
-}
-
-static void coroutine_fn settle(CopyState *copy, const CopyTask *task)
-{
-    int64_t bytes = task->end - task->offset;
-    RangeHold hold;
-
-    range_lock_exclusive(copy->ranges, &hold, task->offset, bytes);
-    bitmap_reset_range(copy->pending, task->offset, bytes);
-    range_unlock(copy->ranges, &hold);
-    atomic_fetch_add(&copy->bytes_done, MIN(bytes, copy->size - task->offset));
-}
-
-/* --- tasks --- */
-
-/* The task that comes first among those that overlap the range. Under the lock. */
-static CopyTask *first_task(const CopyState *copy, int64_t offset, int64_t end)
-{
-    CopyTask *first = NULL;
-
-    for (CopyTask *task = copy->tasks; task; task = task->next) {
-        if (task->offset < end && offset < task->end && (!first || task->offset < first->offset)) {
-            first = task;
-        }
-    }
-    return first;
-}
-
-/* Under the lock. */
-static void enter_task(CopyState *copy, CopyTask *task)
-{
-    co_queue_init(&task->waiters);
-    task->previous = NULL;
-    task->next = copy->tasks;
-    if (copy->tasks) {
-        copy->tasks->previous = task;
-    }
-    copy->tasks = task;
-}
-
-static void leave_task(CopyState *copy, CopyTask *task)
-{
-    g_mutex_lock(&copy->lock);
-    if (task->previous) {
-        task->previous->next = task->next;
-    } else {
-        copy->tasks = task->next;
-    }
-    if (task->next) {
-        task->next->previous = task->previous;
-    }
-    co_queue_wake_all(&task->waiters);
-    g_mutex_unlock(&copy->lock);
-}
-
-/* Make a task of the first pending clusters of the range, waiting for others at work there. False
- * when nothing is pending any more. */
-static bool coroutine_fn begin_task(CopyState *copy, int64_t offset, int64_t end, CopyTask *task)
-{
-    bool found = false;
-
-    g_mutex_lock(&copy->lock);
-    while ((offset = copy_next_pending(copy, offset, end)) < end) {
-        int64_t limit = MIN(end, offset + MAX(COPY_MAX_CHUNK, copy->cluster));
-        CopyTask *other = first_task(copy, offset, limit);
-
-        if (other && other->offset <= offset) {
-            co_queue_wait(&other->waiters, &copy->lock);
-            continue;
-        }
-        task->offset = offset;
-        task->end = copy_next_settled(copy, offset, other ? other->offset : limit);
-        enter_task(copy, task);
-        found = true;
-        break;
-    }
-    g_mutex_unlock(&copy->lock);
-    return found;
-}
-
-/* The clusters that the range touches, as far as the source went at the beginning. */
-static void touched_clusters(const CopyState *copy, int64_t *offset, int64_t *end)
-{
-    *end = align_up(MIN(*end, copy->size), copy->cluster);
-    *offset = align_down(*offset, copy->cluster);
-}
-
-int coroutine_fn copy_range(CopyState *copy, int64_t offset, int64_t bytes)
-{
-    int64_t end = offset + bytes;
-    CopyTask task;
-    int ret = 0;
-
-    touched_clusters(copy, &offset, &end);
-    while (ret == 0 && begin_task(copy, offset, end, &task)) {
-        ret = copy_bytes(copy, task.offset, MIN(task.end, copy->size));
-        if (ret == 0) {
-            settle(copy, &task);
-        }
-        leave_task(copy, &task);
-    }
-    return ret;
-}
-
-void coroutine_fn copy_forget(CopyState *copy, int64_t offset, int64_t bytes)
-{
-    int64_t end = offset + bytes >= copy->size ? align_up(copy->size, copy->cluster)
-                                               : align_down(offset + bytes, copy->cluster);
-    CopyTask *task;
-    RangeHold hold;
-
-    offset = align_up(offset, copy->cluster);
-    if (offset >= end) {
-        return;
-    }
-    g_mutex_lock(&copy->lock);
-    while ((task = first_task(copy, offset, end))) {
-        co_queue_wait(&task->waiters, &copy->lock);
-    }
-    g_mutex_unlock(&copy->lock);
-    range_lock_exclusive(copy->ranges, &hold, offset, end - offset);
-    bitmap_reset_range(copy->pending, offset, end - offset);
-    range_unlock(copy->ranges, &hold);
 }

@@ -2,17 +2,18 @@
 /*
  * The filter `copy-before-write`: a disk in use, and the frozen view of it at one instant.
  *
- * The view is frozen when the filter is put over the disk. A cluster of the view is in one of three
+ * The view is frozen when the filter is put over the disk. A part of the view is in one of three
  * places: *pending*, as it was, still on the disk; *copied*, in the target, because the
  * guest was about to change it; or *out of reach*, because it was not asked for (`bitmap`) or
- * was discarded from the view. The guest passes through to the disk; before it changes a
- * pending cluster, the cluster is copied.
+ * was discarded from the view. The guest passes through to the disk; before it changes what is
+ * pending, that is copied. What is out of reach is so in whole clusters; what is pending is so in
+ * the copying engine's units, so that a small write costs a small copy.
  *
- * Invariants, with the copying engine's (block/copy/copy.c):
+ * Invariants, with the copying engine's (block/copy/copy-task.c):
  *
- *  1. A guest's write, zero-write or discard goes to the disk only when none of its clusters is
+ *  1. A guest's write, zero-write or discard goes to the disk only when nothing that it touches is
  *     pending, or the view is broken and no reader is on the disk.
- *  2. A cluster stops being pending only while its range is held exclusively, after its old bytes
+ *  2. A unit stops being pending only while its range is held exclusively, after its old bytes
  *     are in the target (or nobody may read them any more).
  *  3. A reader of the view holds its range shared from before it looks what is pending until it has
  *     read what it found on the disk. By 2 and 1 no write reaches that part of the disk meanwhile,
@@ -23,8 +24,8 @@
  *     so a copy that is still at work then may well read what the guest is writing.
  *  6. A range discarded from the view is out of reach before it stops being pending.
  *
- * So a write over clusters that are not pending takes no lock at all, which is every write but the
- * first to a cluster, and readers and writers of different ranges never wait for each other.
+ * So a write over what is not pending takes no lock at all, which is every write but the first to
+ * a place, and readers and writers of different ranges never wait for each other.
  */
 #include "block/copy.h"
 #include "block/driver.h"

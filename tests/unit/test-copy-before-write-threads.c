@@ -174,14 +174,14 @@ static void restrict_access(GRand *random)
 }
 
 /* The freeze: the filter goes over the disk in the instant in which the copy is taken. */
-static void freeze(const char *on_error)
+static void freeze(const char *options)
 {
     BlockNode *node = node_find("disk");
     DrainSection *section = drain_begin_node(node);
     g_autofree char *text = g_strdup_printf(
         "{'driver':'copy-before-write','node-name':'cbw','file':'disk','target':'target',"
-        "'discard':'unmap','on-cbw-error':'%s'%s}",
-        on_error, access_is_restricted ? ",'bitmap':{'node':'disk','name':'b'}" : "");
+        "'discard':'unmap'%s%s}",
+        options, access_is_restricted ? ",'bitmap':{'node':'disk','name':'b'}" : "");
 
     memcpy(frozen, disk->data, SIZE);
     insert_filter(text);
@@ -224,13 +224,16 @@ static void tear_down(void)
     delete_node("target");
 }
 
-static void run_rounds(const char *on_error, bool target_fails, bool restricted)
+#define WHOLE_CLUSTERS ",'min-cluster-size':65536"
+#define BREAK_SNAPSHOT ",'on-cbw-error':'break-snapshot'"
+
+static void run_rounds(const char *options, bool target_fails, bool restricted)
 {
     GRand *random = g_rand_new_with_seed(test_seed());
     WorkerGroup *writers;
 
     set_up();
-    view_may_break = target_fails && strcmp(on_error, "break-snapshot") == 0;
+    view_may_break = target_fails && strstr(options, "break-snapshot");
     access_is_restricted = restricted;
     disk->reads_may_race =
         view_may_break; /* a copy for a view that is lost, never given to anybody */
@@ -239,7 +242,7 @@ static void run_rounds(const char *on_error, bool target_fails, bool restricted)
         if (restricted) {
             restrict_access(random);
         }
-        freeze(on_error);
+        freeze(options);
         if (target_fails) {
             atomic_store(&target->fail_after, g_rand_int_range(random, 0, 20));
             atomic_store(&target->fail_writes, ENOSPC);
@@ -260,22 +263,27 @@ static void run_rounds(const char *on_error, bool target_fails, bool restricted)
 
 static void test_views_are_true(void)
 {
-    run_rounds("break-guest-write", false, false);
+    run_rounds("", false, false);
+}
+
+static void test_views_of_clusters_are_true(void)
+{
+    run_rounds(WHOLE_CLUSTERS, false, false);
 }
 
 static void test_restricted_views_are_true(void)
 {
-    run_rounds("break-guest-write", false, true);
+    run_rounds("", false, true);
 }
 
 static void test_failed_copies_fail_the_guests_write(void)
 {
-    run_rounds("break-guest-write", true, false);
+    run_rounds(WHOLE_CLUSTERS, true, false);
 }
 
 static void test_failed_copies_break_the_view(void)
 {
-    run_rounds("break-snapshot", true, false);
+    run_rounds(BREAK_SNAPSHOT, true, false);
 }
 
 /* The planted fault: a copy that is lost must be noticed by the comparison. */
@@ -287,7 +295,7 @@ static void test_a_lost_copy_is_noticed(void)
     access_is_restricted = false;
     g_assert_cmpint(do_fill(guest, 0, CLUSTER, 1), ==, 0);
     g_assert_cmpint(do_fill(guest, CLUSTER, CLUSTER, 1), ==, 0);
-    freeze("break-guest-write");
+    freeze(WHOLE_CLUSTERS);
     atomic_store(&target->lose_writes, 1);
     g_assert_cmpint(do_fill(guest, 0, 1, 2), ==, 0);
     g_assert_cmpint(do_fill(guest, CLUSTER, 1, 2), ==, 0);
@@ -304,6 +312,7 @@ int main(int argc, char **argv)
 {
     io_harness_init(&argc, &argv, true);
     g_test_add_func("/views/are-true", test_views_are_true);
+    g_test_add_func("/views/of-clusters-are-true", test_views_of_clusters_are_true);
     g_test_add_func("/views/restricted-ones-are-true", test_restricted_views_are_true);
     g_test_add_func("/views/failed-copies-fail-the-write",
                     test_failed_copies_fail_the_guests_write);

@@ -38,12 +38,21 @@ static void fixture_begin(Fixture *f)
     memset(f->target->data, 0xee, SIZE);
 }
 
-static void fixture_freeze(Fixture *f, const char *options)
+/* With any other options than these. */
+static void fixture_freeze_with(Fixture *f, const char *options)
 {
     f->cbw = add_node(CBW, options);
     add_node(VIEW);
     f->guest = open_user(f->cbw, RW);
     f->view = open_user(node_find("view"), RW);
+}
+
+/* Whole clusters are copied. */
+static void fixture_freeze(Fixture *f, const char *options)
+{
+    g_autofree char *all = g_strconcat(options, ",'min-cluster-size':65536", NULL);
+
+    fixture_freeze_with(f, all);
 }
 
 static void fixture_done(Fixture *f)
@@ -116,6 +125,31 @@ static void test_only_the_first_write_to_a_cluster_copies(void)
     fixture_done(&f);
 }
 
+/* Where nobody asks for clusters a write costs what it touches, and the rest of the cluster when it
+ * goes on where another one was. */
+static void test_a_small_write_costs_a_small_copy(void)
+{
+    Fixture f;
+
+    fixture_begin(&f);
+    fixture_freeze_with(&f, "");
+    do_fill(f.guest, 2 * CLUSTER + 8192 - 1, 2, 1);
+    g_assert_cmpint(atomic_load(&f.target->writes), ==, 1);
+    g_assert_cmpint(atomic_load(&f.target->last_bytes), ==, 8192);
+    g_assert_cmpint(f.target->data[2 * CLUSTER + 4095], ==, 0xee);
+    g_assert_cmpint(f.target->data[2 * CLUSTER + 3 * 4096], ==, 0xee);
+    assert_frozen(&f, 0, SIZE);
+    do_fill(f.guest, 2 * CLUSTER + 3 * 4096, 512, 2);
+    g_assert_cmpint(atomic_load(&f.target->writes), ==, 2);
+    g_assert_cmpint(atomic_load(&f.target->last_bytes), ==, CLUSTER - 3 * 4096);
+    do_fill(f.guest, 3 * CLUSTER, 512, 2);
+    g_assert_cmpint(atomic_load(&f.target->last_bytes), ==, CLUSTER);
+    do_fill(f.guest, SIZE - 512, 512, 2);
+    g_assert_cmpint(atomic_load(&f.target->last_bytes), ==, 512);
+    assert_frozen(&f, 0, SIZE);
+    fixture_done(&f);
+}
+
 static void test_zeroes_are_copied_as_zeroes(void)
 {
     Fixture f;
@@ -133,6 +167,24 @@ static void test_zeroes_are_copied_as_zeroes(void)
     g_assert_cmpint(atomic_load(&f.target->writes), ==, 1);
     assert_filled(f.view, 4 * CLUSTER, CLUSTER / 2, 0);
     assert_filled(f.view, 4 * CLUSTER + CLUSTER / 2, CLUSTER / 2, 5);
+    fixture_done(&f);
+}
+
+static void test_zeroes_of_the_target_are_left(void)
+{
+    Fixture f;
+
+    fixture_begin(&f);
+    f.disk->tells_zeroes = f.target->tells_zeroes = true;
+    memset(f.disk->data, 0, 2 * CLUSTER);
+    memset(f.target->data, 0, CLUSTER);
+    fixture_freeze(&f, "");
+    do_fill(f.guest, 0, CLUSTER, 9);
+    g_assert_cmpint(atomic_load(&f.target->zeroes), ==, 0);
+    do_fill(f.guest, CLUSTER, CLUSTER, 9);
+    g_assert_cmpint(atomic_load(&f.target->zeroes), ==, 1);
+    g_assert_cmpint(atomic_load(&f.target->writes), ==, 0);
+    assert_filled(f.view, 0, 2 * CLUSTER, 0);
     fixture_done(&f);
 }
 
@@ -528,7 +580,7 @@ static void test_larger_clusters(void)
     Fixture f;
 
     fixture_begin(&f);
-    fixture_freeze(&f, ",'min-cluster-size':2097152");
+    fixture_freeze_with(&f, ",'min-cluster-size':2097152");
     do_fill(f.guest, 1000, 1, 9);
     g_assert_cmpint(atomic_load(&f.target->writes), ==, 2); /* in pieces */
     do_fill(f.guest, 0, SIZE, 9);
@@ -601,7 +653,9 @@ int main(int argc, char **argv)
     io_harness_init(&argc, &argv, true);
     ADD(the_view_stays_as_it_was);
     ADD(only_the_first_write_to_a_cluster_copies);
+    ADD(a_small_write_costs_a_small_copy);
     ADD(zeroes_are_copied_as_zeroes);
+    ADD(zeroes_of_the_target_are_left);
     ADD(block_status_is_that_of_the_frozen_bytes);
     ADD(the_view_is_not_written);
     ADD(a_snapshot_of_something_else_has_no_bytes);

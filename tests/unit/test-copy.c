@@ -84,7 +84,7 @@ static void assert_copied(Fixture *f, int64_t offset, int64_t bytes)
 
 static void test_clusters_are_copied_once(void)
 {
-    Fixture f = fixture_new(0);
+    Fixture f = fixture_new(CLUSTER);
 
     g_assert_cmpint(copy_cluster_size(f.copy), ==, CLUSTER);
     g_assert_true(copy_is_pending(f.copy, 0, 1));
@@ -102,7 +102,7 @@ static void test_clusters_are_copied_once(void)
 
 static void test_neighbours_are_copied_together(void)
 {
-    Fixture f = fixture_new(0);
+    Fixture f = fixture_new(CLUSTER);
 
     g_assert_cmpint(do_copy(&f, 0, 3 * CLUSTER), ==, 0);
     g_assert_cmpint(atomic_load(&f.target->writes), ==, 1);
@@ -115,7 +115,7 @@ static void test_neighbours_are_copied_together(void)
 
 static void test_what_failed_stays_pending(void)
 {
-    Fixture f = fixture_new(0);
+    Fixture f = fixture_new(CLUSTER);
 
     atomic_store(&f.target->fail_after, 1);
     atomic_store(&f.target->fail_writes, ENOSPC);
@@ -130,7 +130,7 @@ static void test_what_failed_stays_pending(void)
 
 static void test_what_is_forgotten_is_not_copied(void)
 {
-    Fixture f = fixture_new(0);
+    Fixture f = fixture_new(CLUSTER);
     CopyCall forget = { .f = &f, .offset = 1, .bytes = 3 * CLUSTER, .forget = true };
 
     coroutine_run(copy_entry, &forget);
@@ -145,7 +145,7 @@ static void test_what_is_forgotten_is_not_copied(void)
 
 static void test_forgetting_waits_for_a_copy_at_work(void)
 {
-    Fixture f = fixture_new(0);
+    Fixture f = fixture_new(CLUSTER);
     CopyCall copy = { .f = &f, .offset = 0, .bytes = CLUSTER };
     CopyCall forget = { .f = &f, .offset = 0, .bytes = 2 * CLUSTER, .forget = true };
 
@@ -165,7 +165,7 @@ static void test_forgetting_waits_for_a_copy_at_work(void)
 
 static void test_cancelled_copies_end(void)
 {
-    Fixture f = fixture_new(0);
+    Fixture f = fixture_new(CLUSTER);
 
     copy_cancel(f.copy);
     g_assert_cmpint(do_copy(&f, 0, SIZE), ==, -ECANCELED);
@@ -188,6 +188,65 @@ static void test_the_target_decides_about_clusters(void)
     fixture_done(&f);
 }
 
+/* --- neighbours at the same time --- */
+
+#define AT_WORK 16
+
+/* Sixteen copies here and there are at work; what is asked for meanwhile becomes few. */
+static void test_neighbours_that_wait_become_one(void)
+{
+    Fixture f = fixture_new(0);
+    CopyCall calls[2 * AT_WORK];
+    int unit = COPY_MIN_UNIT;
+
+    g_assert_cmpint(copy_unit(f.copy), ==, unit);
+    memory_disk_hold(f.target, true, false);
+    for (int i = 0; i < 2 * AT_WORK; i++) {
+        int64_t offset = i < AT_WORK ? (int64_t)i * CLUSTER : 20 * CLUSTER + (i - AT_WORK) * unit;
+
+        calls[i] = (CopyCall){ .f = &f, .offset = offset, .bytes = 1 };
+        coroutine_start(copy_entry, &calls[i]);
+    }
+    memory_disk_wait_held(f.target, AT_WORK);
+    g_assert_cmpint(f.target->held, ==, AT_WORK);
+    memory_disk_hold(f.target, false, false);
+    for (int i = 0; i < 2 * AT_WORK; i++) {
+        while (!calls[i].done) {
+            event_loop_poll(event_loop_main(), true);
+        }
+        g_assert_cmpint(calls[i].ret, ==, 0);
+        assert_copied(&f, calls[i].offset, unit);
+    }
+    g_assert_cmpint(atomic_load(&f.target->writes), ==, AT_WORK + 1);
+    g_assert_cmpint(atomic_load(&f.target->last_bytes), ==, CLUSTER);
+    fixture_done(&f);
+}
+
+static void test_a_joined_copy_that_fails_fails_for_each(void)
+{
+    Fixture f = fixture_new(0);
+    CopyCall calls[AT_WORK + 2];
+
+    memory_disk_hold(f.target, true, false);
+    for (int i = 0; i < AT_WORK + 2; i++) {
+        int64_t offset = i < AT_WORK ? (int64_t)i * CLUSTER : 20 * CLUSTER + (AT_WORK - i) * 4096;
+
+        calls[i] = (CopyCall){ .f = &f, .offset = offset, .bytes = 1 };
+        coroutine_start(copy_entry, &calls[i]);
+    }
+    memory_disk_wait_held(f.target, AT_WORK);
+    atomic_store(&f.target->fail_writes, ENOSPC);
+    memory_disk_hold(f.target, false, false);
+    for (int i = 0; i < AT_WORK + 2; i++) {
+        while (!calls[i].done) {
+            event_loop_poll(event_loop_main(), true);
+        }
+        g_assert_cmpint(calls[i].ret, ==, -ENOSPC);
+        g_assert_true(copy_is_pending(f.copy, calls[i].offset, 1));
+    }
+    fixture_done(&f);
+}
+
 /* --- many callers --- */
 
 static Fixture *shared;
@@ -203,9 +262,9 @@ static void coroutine_fn copy_here_and_there(int index, GRand *random)
     }
 }
 
-static void test_callers_at_once_copy_each_cluster_once(void)
+static void copy_at_once(int64_t min_cluster)
 {
-    Fixture f = fixture_new(0);
+    Fixture f = fixture_new(min_cluster);
 
     shared = &f;
     run_workers(12, 3, copy_here_and_there);
@@ -213,6 +272,12 @@ static void test_callers_at_once_copy_each_cluster_once(void)
     assert_copied(&f, 0, SIZE);
     g_assert_cmpint(copy_bytes_done(f.copy), ==, SIZE);
     fixture_done(&f);
+}
+
+static void test_callers_at_once_copy_each_unit_once(void)
+{
+    copy_at_once(0);
+    copy_at_once(CLUSTER);
 }
 
 #define ADD(name) g_test_add_func("/copy/" #name, test_##name)
@@ -227,6 +292,8 @@ int main(int argc, char **argv)
     ADD(forgetting_waits_for_a_copy_at_work);
     ADD(cancelled_copies_end);
     ADD(the_target_decides_about_clusters);
-    ADD(callers_at_once_copy_each_cluster_once);
+    ADD(neighbours_that_wait_become_one);
+    ADD(a_joined_copy_that_fails_fails_for_each);
+    ADD(callers_at_once_copy_each_unit_once);
     return io_harness_run();
 }

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Copying the bytes of a task: in pieces, each settled as soon as it is safe.
+ */
+#include "copy-internal.h"
+#include "util/size.h"
+
+#include <errno.h>
+
+/* --- buffers --- */
+
+static void *take_buffer(CopyState *copy, int64_t bytes)
+{
+    void *buffer = NULL;
+
+    if (bytes <= copy->cluster) {
+        g_mutex_lock(&copy->lock);
+        if (copy->n_spare) {
+            buffer = copy->spare[--copy->n_spare];
+        }
+        g_mutex_unlock(&copy->lock);
+        bytes = MIN(copy->cluster, COPY_MAX_CHUNK);
+    }
+    if (!buffer) {
+        BlockNode *source = copy->source->node;
+        BlockNode *target = copy->target->node;
+        bool by_target = target->limits.memory_alignment > source->limits.memory_alignment;
+
+        buffer = node_try_buffer(by_target ? target : source, bytes);
+    }
+    return buffer;
+}
+
+static void give_buffer(CopyState *copy, void *buffer, int64_t bytes)
+{
+    if (buffer && bytes <= copy->cluster) {
+        g_mutex_lock(&copy->lock);
+        if (copy->n_spare < SPARE_BUFFERS) {
+            copy->spare[copy->n_spare++] = buffer;
+            buffer = NULL;
+        }
+        g_mutex_unlock(&copy->lock);
+    }
+    buffer_free(buffer);
+}
+
+/* --- pieces --- */
+
+/* Whether the range of the target reads as zeroes already. */
+static bool coroutine_fn target_is_zero(CopyState *copy, int64_t offset, int64_t bytes)
+{
+    BlockStatus status;
+
+    return node_co_block_status_above(copy->target->node, NULL, offset, bytes, &status) == 0 &&
+           (status.flags & BLOCK_STATUS_ZERO) && status.bytes == bytes;
+}
+
+/* The first whole units of the range that are alike, zeroes or not. What is mixed is data. */
+static int64_t coroutine_fn alike(CopyState *copy, int64_t offset, int64_t bytes, bool *ret_zero)
+{
+    BlockStatus status;
+    int ret = node_co_block_status_above(copy->source->node, NULL, offset, bytes, &status);
+    int64_t whole;
+
+    *ret_zero = ret == 0 && (status.flags & BLOCK_STATUS_ZERO);
+    if (ret < 0 || status.bytes >= bytes) {
+        return bytes;
+    }
+    whole = align_down(status.bytes, copy->unit);
+    if (whole == 0) {
+        *ret_zero = false;
+        whole = MIN(bytes, copy->unit);
+    }
+    return whole;
+}
+
+static int coroutine_fn write_zeroes(CopyState *copy, int64_t offset, int64_t bytes)
+{
+    return target_is_zero(copy, offset, bytes)
+               ? 0
+               : child_co_pwrite_zeroes(copy->target, offset, bytes, REQ_MAY_UNMAP);
+}
+
+/* Copy the first bytes of the range; sets how many. */
+static int coroutine_fn copy_piece(CopyState *copy, int64_t offset, int64_t bytes, void *buffer,
+                                   int64_t *ret_bytes)
+{
+    bool zero;
+    int ret;
+
+    *ret_bytes = bytes = alike(copy, offset, bytes, &zero);
+    if (zero) {
+        return write_zeroes(copy, offset, bytes);
+    }
+    ret = child_co_pread(copy->source, offset, bytes, buffer);
+    if (ret == 0) {
+        ret = child_co_pwrite(copy->target, offset, bytes, buffer, 0);
+    }
+    return ret;
+}
+
+int coroutine_fn copy_task_bytes(CopyState *copy, const CopyTask *task)
+{
+    int64_t offset = task->offset, settled = offset;
+    int64_t end = MIN(task->end, copy->size);
+    int64_t chunk = MIN(end - offset, COPY_MAX_CHUNK);
+    void *buffer = take_buffer(copy, chunk);
+    int ret = buffer ? 0 : -ENOMEM;
+
+    while (ret == 0 && offset < end) {
+        int64_t done, whole;
+
+        if (atomic_load(&copy->cancelled)) {
+            ret = -ECANCELED;
+            break;
+        }
+        ret = copy_piece(copy, offset, MIN(end - offset, chunk), buffer, &done);
+        if (ret == 0) {
+            offset += done;
+            whole = offset == end ? task->end : align_down(offset, copy->unit);
+            if (whole > settled) {
+                copy_settle(copy, settled, whole);
+                settled = whole;
+            }
+        }
+    }
+    give_buffer(copy, buffer, chunk);
+    return ret;
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the files of the copying engine share. The invariants are in copy-task.c.
+ */
+#ifndef MERINO_COPY_INTERNAL_H
+#define MERINO_COPY_INTERNAL_H
+
+#include "block/copy.h"
+
+/* Buffers of one unit that are kept for the next copies. */
+#define SPARE_BUFFERS 16
+
+typedef struct CopyTask {
+    int64_t offset, end; /* whole units, all pending */
+    bool at_work;        /* else it waits for its turn, and may still grow */
+    CoQueue waiters;
+    struct CopyTask *next, *previous;
+} CopyTask;
+
+struct CopyState {
+    BlockChild *source, *target;
+    int64_t cluster;
+    int64_t unit; /* bytes of a bit of `pending` */
+    int64_t size; /* of the source at the beginning */
+    DirtyBitmap *pending;
+    RangeLock *ranges;
+    atomic_bool cancelled;
+    _Atomic int64_t bytes_done;
+
+    GMutex lock; /* guards what follows */
+    CopyTask *tasks;
+    unsigned at_work; /* tasks */
+    CoQueue turns;    /* tasks that wait for others to end */
+    void *spare[SPARE_BUFFERS];
+    size_t n_spare;
+};
+
+/* Copy the task's bytes and settle them, as far as it goes. */
+int coroutine_fn copy_task_bytes(CopyState *copy, const CopyTask *task);
+
+/* These units are safe: nobody needs to copy them any more. */
+void coroutine_fn copy_settle(CopyState *copy, int64_t offset, int64_t end);
+
+#endif
