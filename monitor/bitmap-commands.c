@@ -15,6 +15,7 @@ DirtyBitmap *bitmap_of_node(const BlockDirtyBitmap *which, GError **error)
         merino_error(error, "Node '%s' not found", which->node);
         return NULL;
     }
+    node_settle(node);
     return bitmap_lookup(node->bitmaps, which->name, error);
 }
 

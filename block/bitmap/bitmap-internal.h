@@ -63,6 +63,8 @@ struct BitmapList {
 
     HBitmap *epoch; /* what writers mark; NULL: no bitmap records */
     int epoch_shift;
+    /* What was marked beyond `size` since it was set last: empty when begin >= end. */
+    _Atomic int64_t beyond_begin, beyond_end;
 
     GMutex lock; /* guards the bitmaps' bits against folds, and: */
     size_t n_recording;

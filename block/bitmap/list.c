@@ -30,6 +30,7 @@ BitmapList *bitmap_list_new(const char *owner, int64_t size)
 
     list->owner = g_strdup(owner);
     list->size = size;
+    atomic_init(&list->beyond_begin, INT64_MAX);
     g_queue_init(&list->bitmaps);
     g_mutex_init(&list->lock);
     return list;
@@ -128,15 +129,39 @@ DirtyBitmap *bitmap_lookup(BitmapList *list, const char *name, GError **error)
 
 /* --- the epoch --- */
 
+bool bitmap_list_records(const BitmapList *list)
+{
+    return list->epoch;
+}
+
+/* The range [offset, end) grows into what is remembered. */
+static void mark_beyond(BitmapList *list, int64_t offset, int64_t end)
+{
+    int64_t known = atomic_load(&list->beyond_begin);
+
+    while (offset < known && !atomic_compare_exchange_weak(&list->beyond_begin, &known, offset)) {
+    }
+    known = atomic_load(&list->beyond_end);
+    while (end > known && !atomic_compare_exchange_weak(&list->beyond_end, &known, end)) {
+    }
+}
+
 void bitmap_list_mark(BitmapList *list, int64_t offset, int64_t bytes)
 {
     int64_t end;
     uint64_t first;
 
-    if (!list->epoch || bytes <= 0 || offset >= list->size) {
+    if (!list->epoch || bytes <= 0) {
         return;
     }
-    end = MIN(bytes, list->size - offset) + offset;
+    end = MIN(bytes, INT64_MAX - offset) + offset;
+    if (G_UNLIKELY(end > list->size)) {
+        mark_beyond(list, MAX(offset, list->size), end);
+        if (offset >= list->size) {
+            return;
+        }
+        end = list->size;
+    }
     first = (uint64_t)offset >> list->epoch_shift;
     hbitmap_set(list->epoch, first, bitmap_size_bits(end, list->epoch_shift) - first);
 }
@@ -279,6 +304,23 @@ static void resize_bits(HBitmap *bits, int64_t size, int shift)
     }
 }
 
+int64_t bitmap_list_size(const BitmapList *list)
+{
+    return list->size;
+}
+
+/* What was remembered of writes beyond the old end. */
+static void mark_remembered(BitmapList *list)
+{
+    int64_t begin = atomic_exchange(&list->beyond_begin, INT64_MAX);
+    int64_t end = atomic_exchange(&list->beyond_end, 0);
+
+    end = MIN(end, list->size);
+    if (begin < end) {
+        bitmap_list_mark(list, begin, end - begin);
+    }
+}
+
 void bitmap_list_resize(BitmapList *list, int64_t size)
 {
     DirtyBitmap *bitmap = NULL;
@@ -287,6 +329,7 @@ void bitmap_list_resize(BitmapList *list, int64_t size)
     list->size = size;
     if (list->epoch) {
         resize_bits(list->epoch, size, list->epoch_shift);
+        mark_remembered(list);
     }
     while ((bitmap = bitmap_list_next(list, bitmap))) {
         resize_bits(bitmap->bits, size, bitmap->shift);

@@ -79,9 +79,10 @@ bool bitmap_get(DirtyBitmap *bitmap, int64_t offset)
 void bitmap_set_range(DirtyBitmap *bitmap, int64_t offset, int64_t bytes)
 {
     uint64_t first = (uint64_t)offset >> bitmap->shift;
+    int64_t end = clip(bitmap, offset + bytes);
 
-    if (bytes > 0) {
-        hbitmap_set(bitmap->bits, first, bitmap_size_bits(offset + bytes, bitmap->shift) - first);
+    if (end > offset) {
+        hbitmap_set(bitmap->bits, first, bitmap_size_bits(end, bitmap->shift) - first);
     }
 }
 

@@ -93,6 +93,15 @@ void node_refresh(BlockNode *const nodes[], size_t n);
 /* The same when `undo` commits. */
 void node_refresh_with(BlockNode *const nodes[], size_t n, UndoStack *undo);
 
+/* --- sizes that grow in requests (grow.c) --- */
+
+/* Whether the node's size is that of its `file` child, moved or not. */
+bool node_follows_file(const BlockNode *node);
+/* As storage or the child has it now, or -errno; node_size() when that cannot differ. */
+int64_t node_current_size(BlockNode *node);
+/* The bitmaps follow the node's size. Drained. */
+void node_settle_size(BlockNode *node);
+
 /* --- permissions (perm.c) --- */
 
 /* Compute and check the permissions of `nodes` and of everything beneath. The nodes whose sums

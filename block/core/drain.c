@@ -193,6 +193,22 @@ static void uncover(BlockNode *node)
     }
 }
 
+/* What has grown in requests since it was drained last. */
+static void section_settle(DrainSection *section)
+{
+    GHashTableIter iter;
+    gpointer key;
+
+    g_hash_table_iter_init(&iter, section->nodes);
+    while (g_hash_table_iter_next(&iter, &key, NULL)) {
+        BlockNode *node = key;
+
+        if (node->drain_depth == 1) {
+            node_settle_size(node);
+        }
+    }
+}
+
 /* Callbacks that run while we poll may free backends and add edges; the section follows. */
 static void section_wait(DrainSection *section)
 {
@@ -200,6 +216,7 @@ static void section_wait(DrainSection *section)
     while (!section_is_idle(section)) {
         event_loop_poll(event_loop_main(), true);
     }
+    section_settle(section);
 }
 
 DrainSection *drain_begin(BlockNode *const nodes[], size_t n)
@@ -242,6 +259,7 @@ void drain_end(DrainSection *section)
     gpointer key;
 
     section_unlink(section);
+    section_settle(section);
     g_hash_table_iter_init(&iter, section->nodes);
     while (g_hash_table_iter_next(&iter, &key, NULL)) {
         uncover(key);

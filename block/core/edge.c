@@ -297,10 +297,10 @@ static void refresh_limits(BlockNode *node)
 
 static void refresh_size(BlockNode *node)
 {
-    if (node->driver->refresh_size) {
-        node->driver->refresh_size(node);
-    } else if (node_is_filter(node) && node->file) {
-        node_set_size(node, node_size(node->file->node));
+    int64_t size = node_current_size(node);
+
+    if (size >= 0) {
+        node_set_size(node, size);
     }
 }
 
@@ -343,10 +343,11 @@ void node_refresh_with(BlockNode *const nodes[], size_t n, UndoStack *undo)
 void node_set_size(BlockNode *node, int64_t size)
 {
     if (size == node_size(node)) {
+        node_settle_size(node);
         return;
     }
-    bitmap_list_resize(node->bitmaps, size);
     atomic_store_explicit(&node->size, size, memory_order_release);
+    node_settle_size(node);
     for (guint i = 0; i < node->parents->len; i++) {
         BlockChild *edge = g_ptr_array_index(node->parents, i);
 

@@ -113,6 +113,7 @@ BlockDeviceInfo *node_info(BlockNode *node, bool flat, GError **error)
     if (!image) {
         return NULL;
     }
+    node_settle(node);
     info = g_new0(BlockDeviceInfo, 1);
     info->image = image;
     info->file = g_strdup(node->filename);

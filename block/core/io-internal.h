@@ -27,6 +27,11 @@ static inline bool io_is_plain(const BlockNode *node, int64_t offset, int64_t by
            (uint64_t)bytes <= size - offset && bytes > 0 && (max == 0 || (uint64_t)bytes <= max);
 }
 
+/* Whether a write through this edge may end at `end`, beyond the end of the node. */
+bool io_may_grow(const BlockChild *child, int64_t end);
+/* The driver has written up to `end`, beyond the end of the node. */
+void io_grow(BlockNode *node, int64_t end);
+
 /* Any valid range, also beyond the end, which reads as zeroes. */
 int coroutine_fn io_read_any(BlockNode *node, int64_t offset, int64_t bytes, IoVector *vec,
                              unsigned flags);

@@ -44,15 +44,26 @@ int coroutine_fn child_co_preadv(BlockChild *child, int64_t offset, int64_t byte
 /* --- writes --- */
 
 /* Whether the node takes a write of the range at all. */
-static int check_write(const BlockNode *node, int64_t offset, int64_t bytes)
+static int check_write(const BlockChild *child, int64_t offset, int64_t bytes)
 {
+    const BlockNode *node = child->node;
+
     if (node->read_only) {
         return -EPERM;
     }
-    if (!io_range_is_valid(offset, bytes) || offset + bytes > node_size(node)) {
+    if (!io_range_is_valid(offset, bytes) ||
+        (offset + bytes > node_size(node) && !io_may_grow(child, offset + bytes))) {
         return -EIO;
     }
     return 0;
+}
+
+/* After the driver's part of a write. */
+static void check_growth(BlockNode *node, int64_t end, int ret)
+{
+    if (ret == 0 && end > node_size(node)) {
+        io_grow(node, end);
+    }
 }
 
 static void count_write(BlockNode *node, int64_t offset, int64_t bytes, unsigned flags)
@@ -85,7 +96,7 @@ static int coroutine_fn write_any(BlockChild *child, int64_t offset, int64_t byt
 {
     BlockNode *node = child->node;
     unsigned native_flags = node->limits.write_flags;
-    int ret = check_write(node, offset, bytes);
+    int ret = check_write(child, offset, bytes);
 
     if (ret < 0 || bytes == 0) {
         return ret;
@@ -100,6 +111,7 @@ static int coroutine_fn write_any(BlockChild *child, int64_t offset, int64_t byt
         return child_co_pwrite_zeroes(child, offset, bytes, flags);
     }
     ret = io_write_any(node, offset, bytes, vec, flags & native_flags);
+    check_growth(node, offset + bytes, ret);
     return finish_write(child, offset, bytes, flags, native_flags, ret);
 }
 
@@ -198,7 +210,7 @@ int coroutine_fn child_co_pwrite_zeroes(BlockChild *child, int64_t offset, int64
                                         unsigned flags)
 {
     BlockNode *node = child->node;
-    int ret = check_write(node, offset, bytes);
+    int ret = check_write(child, offset, bytes);
 
     if (ret < 0 || bytes == 0) {
         return ret;
@@ -208,6 +220,7 @@ int coroutine_fn child_co_pwrite_zeroes(BlockChild *child, int64_t offset, int64
         flags &= ~REQ_MAY_UNMAP;
     }
     ret = zero_any(node, offset, bytes, flags);
+    check_growth(node, offset + bytes, ret);
     return finish_write(child, offset, bytes, flags,
                         node->limits.zero_flags & node->limits.write_flags, ret);
 }
@@ -235,10 +248,14 @@ int coroutine_fn child_co_pdiscard(BlockChild *child, int64_t offset, int64_t by
 {
     BlockNode *node = child->node;
     TrackedWrite write;
-    int ret = check_write(node, offset, bytes);
+    int ret = check_write(child, offset, bytes);
 
-    if (ret < 0 || bytes == 0 || !node->discard_unmap || !node->driver->co_pdiscard) {
+    if (ret < 0 || !node->discard_unmap || !node->driver->co_pdiscard) {
         return ret;
+    }
+    bytes = MIN(bytes, node_size(node) - offset); /* there is nothing to discard beyond the end */
+    if (bytes <= 0) {
+        return 0;
     }
     if (node->limits.request_alignment > 1) {
         tracked_write_begin(node->tracker, &write, offset, bytes);

@@ -31,8 +31,8 @@ static void perm_of_cow(unsigned perm, unsigned shared, unsigned *ret_perm, unsi
     }
 }
 
-static void perm_by_role(const BlockNode *node, ChildRole role, unsigned perm, unsigned shared,
-                         unsigned *ret_perm, unsigned *ret_shared)
+void node_perm_by_role(const BlockNode *node, ChildRole role, unsigned perm, unsigned shared,
+                       unsigned *ret_perm, unsigned *ret_shared)
 {
     switch (role) {
     case CHILD_COW:
@@ -43,6 +43,9 @@ static void perm_by_role(const BlockNode *node, ChildRole role, unsigned perm, u
         shared &= ~(unsigned)(PERM_WRITE | PERM_RESIZE);
         break;
     case CHILD_DATA:
+        if (perm & PERM_WRITES) {
+            perm |= PERM_WRITE | PERM_RESIZE; /* what is not there yet is appended */
+        }
         shared &= ~(unsigned)PERM_RESIZE;
         break;
     case CHILD_FILTERED:
@@ -58,7 +61,7 @@ static void child_perm(BlockNode *node, BlockChild *child, unsigned *ret_perm, u
     if (node->driver->child_perm) {
         node->driver->child_perm(node, child, node->perm, node->shared, ret_perm, ret_shared);
     } else {
-        perm_by_role(node, child->role, node->perm, node->shared, ret_perm, ret_shared);
+        node_perm_by_role(node, child->role, node->perm, node->shared, ret_perm, ret_shared);
     }
     if (node->force_share) {
         *ret_shared = PERM_ALL;

@@ -15,12 +15,6 @@
 /* Sizes stay this far below 2^63, so that rounding up to any alignment cannot overflow. */
 #define SIZE_MAX_BYTES align_down(INT64_MAX, GiB)
 
-/* The size of `node` is going to follow that of its child. */
-static bool follows_child(const BlockNode *node)
-{
-    return node->driver->refresh_size || node_is_filter(node);
-}
-
 static bool check_bitmaps(BlockNode *node, int64_t size, GError **error)
 {
     if (!bitmap_list_check_resize(node->bitmaps, size, error)) {
@@ -29,7 +23,7 @@ static bool check_bitmaps(BlockNode *node, int64_t size, GError **error)
     for (guint i = 0; i < node->parents->len; i++) {
         BlockChild *edge = g_ptr_array_index(node->parents, i);
 
-        if (edge->parent && edge == edge->parent->file && follows_child(edge->parent) &&
+        if (edge->parent && edge == edge->parent->file && node_follows_file(edge->parent) &&
             !check_bitmaps(edge->parent, size, error)) {
             return false;
         }

@@ -103,6 +103,22 @@ static int coroutine_fn allocate(FileState *file, int mode, atomic_bool *refused
     return ret;
 }
 
+/* Make the file reach as far as a zero-write that ends at `end`, by its last block, since two
+ * requests that set the size could make the file shorter than one of them wanted. */
+static int coroutine_fn extend(BlockNode *node, int64_t end)
+{
+    static const _Alignas(4096) char zeroes[FILE_DIRECT_MAX];
+    const FileState *file = node->state;
+    int64_t bytes = node->limits.request_alignment;
+    struct iovec iov = { (void *)zeroes, bytes };
+    ssize_t ret = co_io_pwritev(file->fd, &iov, 1, end - bytes, 0);
+
+    if (ret >= 0 && ret < bytes) {
+        return -EIO;
+    }
+    return ret < 0 ? (int)ret : 0;
+}
+
 int coroutine_fn file_co_pwrite_zeroes(BlockNode *node, int64_t offset, int64_t bytes,
                                        unsigned flags)
 {
@@ -118,6 +134,9 @@ int coroutine_fn file_co_pwrite_zeroes(BlockNode *node, int64_t offset, int64_t 
     /* A device may well write zeroes one by one when it must not unmap. */
     if (ret == -ENOTSUP && !(file->device && (flags & REQ_NO_FALLBACK))) {
         ret = allocate(file, FALLOC_FL_ZERO_RANGE, &file->no_zero_range, offset, bytes);
+    }
+    if (ret == 0 && offset + bytes > node_size(node)) {
+        ret = extend(node, offset + bytes);
     }
     file_forget_data(file);
     return ret;

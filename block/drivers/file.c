@@ -20,9 +20,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* The largest block that direct I/O may want; what is assumed when nobody can tell. */
-#define DIRECT_ALIGNMENT_MAX 4096
-
 /* --- opening --- */
 
 static bool is_device_mode(mode_t mode)
@@ -140,10 +137,10 @@ static int64_t direct_alignment_tried(int fd)
     int64_t alignment = FILE_SECTOR;
     void *buf;
 
-    if (posix_memalign(&buf, DIRECT_ALIGNMENT_MAX, DIRECT_ALIGNMENT_MAX) != 0) {
-        return DIRECT_ALIGNMENT_MAX;
+    if (posix_memalign(&buf, FILE_DIRECT_MAX, FILE_DIRECT_MAX) != 0) {
+        return FILE_DIRECT_MAX;
     }
-    while (alignment < DIRECT_ALIGNMENT_MAX && pread(fd, buf, alignment, 0) < 0) {
+    while (alignment < FILE_DIRECT_MAX && pread(fd, buf, alignment, 0) < 0) {
         alignment *= 2;
     }
     free(buf);
@@ -172,16 +169,23 @@ void file_probe(BlockNode *node)
     if (file->direct &&
         !direct_alignment_told(file->fd, &limits->request_alignment, &limits->memory_alignment)) {
         limits->request_alignment = file->device ? file->sector : direct_alignment_tried(file->fd);
-        limits->memory_alignment = MAX(limits->request_alignment, DIRECT_ALIGNMENT_MAX);
+        limits->memory_alignment = MAX(limits->request_alignment, FILE_DIRECT_MAX);
     }
 }
 
 /* --- driver functions --- */
 
+static int64_t file_current_size(BlockNode *node)
+{
+    int64_t size = file_storage_size(node->state);
+
+    return size < 0 || size > INT64_MAX - GiB ? size : align_up(size, FILE_SECTOR);
+}
+
 static bool update_size(BlockNode *node, GError **error)
 {
     FileState *file = node->state;
-    int64_t size = file_storage_size(file);
+    int64_t size = file_current_size(node);
 
     if (size < 0) {
         merino_error_errno(error, -size, "Could not get the size of '%s'", file->path);
@@ -191,7 +195,7 @@ static bool update_size(BlockNode *node, GError **error)
         merino_error_errno(error, EFBIG, "Could not refresh total sector count");
         return false;
     }
-    node_set_size(node, align_up(size, FILE_SECTOR));
+    node_set_size(node, size);
     return true;
 }
 
@@ -300,9 +304,9 @@ static int coroutine_fn device_co_truncate(BlockNode *node, int64_t size, GError
     return update_size(node, error) ? 0 : -EIO;
 }
 
-static void file_refresh_size(BlockNode *node)
+static bool file_can_grow(const BlockNode *node)
 {
-    update_size(node, NULL);
+    return true;
 }
 
 static int64_t file_allocated_size(BlockNode *node)
@@ -329,7 +333,8 @@ static const BlockDriver file_driver = {
     .co_flush = file_co_flush,
     .co_block_status = file_co_block_status,
     .co_truncate = file_co_truncate,
-    .refresh_size = file_refresh_size,
+    .current_size = file_current_size,
+    .can_grow = file_can_grow,
     .allocated_size = file_allocated_size,
 };
 
@@ -349,7 +354,7 @@ static const BlockDriver host_device_driver = {
     .co_flush = file_co_flush,
     .co_block_status = file_co_block_status,
     .co_truncate = device_co_truncate,
-    .refresh_size = file_refresh_size,
+    .current_size = file_current_size,
     .allocated_size = file_allocated_size,
 };
 

@@ -78,6 +78,11 @@ static ChildRole window_role(const RawState *window)
 
 /* --- control --- */
 
+static int64_t raw_current_size(BlockNode *node)
+{
+    return window_size(node->state, node_size(node->file->node));
+}
+
 static bool raw_open(BlockNode *node, const BlockdevOptions *options, GError **error)
 {
     RawState *raw = node->state;
@@ -90,13 +95,23 @@ static bool raw_open(BlockNode *node, const BlockdevOptions *options, GError **e
     if (!file || !window_check(raw, node_size(file->node), error)) {
         return false;
     }
-    node_set_size(node, window_size(raw, node_size(file->node)));
+    node_set_size(node, raw_current_size(node));
     return true;
 }
 
-static void raw_refresh_size(BlockNode *node)
+/* Users of a window never make the file larger, unless they resize the window themselves. */
+static void raw_child_perm(BlockNode *node, BlockChild *child, unsigned perm, unsigned shared,
+                           unsigned *ret_perm, unsigned *ret_shared)
 {
-    node_set_size(node, window_size(node->state, node_size(node->file->node)));
+    *ret_perm = perm;
+    *ret_shared = child->role == CHILD_DATA ? shared & ~(unsigned)PERM_RESIZE : shared;
+}
+
+static bool raw_can_grow(const BlockNode *node)
+{
+    const RawState *raw = node->state;
+
+    return !raw->has_size && node_can_grow(node->file->node);
 }
 
 /* The file splits and aligns; what passes here needs neither. */
@@ -168,7 +183,7 @@ static int coroutine_fn raw_co_truncate(BlockNode *node, int64_t size, GError **
     }
     ret = child_co_truncate(node->file, raw->offset + size, error);
     if (ret == 0) {
-        raw_refresh_size(node);
+        node_set_size(node, raw_current_size(node));
     }
     return ret;
 }
@@ -221,13 +236,15 @@ static const BlockDriver raw_driver = {
     .reopen_options = reopen_options,
     .open = raw_open,
     .reopen_prepare = raw_reopen_prepare,
+    .child_perm = raw_child_perm,
     .co_preadv = raw_co_preadv,
     .co_pwritev = raw_co_pwritev,
     .co_pwrite_zeroes = raw_co_pwrite_zeroes,
     .co_pdiscard = raw_co_pdiscard,
     .co_block_status = raw_co_block_status,
     .co_truncate = raw_co_truncate,
-    .refresh_size = raw_refresh_size,
+    .current_size = raw_current_size,
+    .can_grow = raw_can_grow,
     .refresh_limits = raw_refresh_limits,
 };
 

@@ -64,14 +64,19 @@ const BitmapStore *bitmap_list_store(const BitmapList *list, void **ret_opaque);
 
 /*
  * The write path: bytes [offset, offset + bytes) were written, zeroed or discarded. Called after
- * the bytes are in place and before the write is acknowledged; what lies beyond the end is ignored.
- * Any thread.
+ * the bytes are in place and before the write is acknowledged. What lies beyond the end is
+ * remembered as one range, and marked when the list gets a size that holds it. Any thread.
  */
 void bitmap_list_mark(BitmapList *list, int64_t offset, int64_t bytes);
 
-/* The disk has a new size. New bytes are clean; bits beyond the end are gone. Drained. Refused
- * (before anything changes) by bitmap_list_check_resize() when a bitmap is busy or cannot
- * be changed. */
+/* Whether any bitmap gets what is marked. Any thread. */
+bool bitmap_list_records(const BitmapList *list);
+
+int64_t bitmap_list_size(const BitmapList *list);
+
+/* The disk has a new size. New bytes are clean, but for those that were marked beyond the end; bits
+ * beyond the end are gone. Drained. Refused (before anything changes) by bitmap_list_check_resize()
+ * when a bitmap is busy or cannot be changed. */
 bool bitmap_list_check_resize(BitmapList *list, int64_t size, GError **error);
 void bitmap_list_resize(BitmapList *list, int64_t size);
 

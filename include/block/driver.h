@@ -3,7 +3,8 @@
  * What a block driver is: a table of functions over one node's state.
  *
  * Request functions are coroutines, may run on any event loop and on several at a time, and see a
- * frozen graph. They return 0 or -errno. They get ranges inside the node, aligned to
+ * frozen graph. They return 0 or -errno. They get ranges inside the node (writes beyond its end
+ * too where it can grow), aligned to
  * limits.request_alignment (so the last block may end beyond a size that is not) and no longer than
  * limits.max_*; `vec` holds exactly `bytes`. A NULL function means what its comment says.
  *
@@ -76,9 +77,14 @@ struct BlockDriver {
      */
     int coroutine_fn (*co_truncate)(BlockNode *node, int64_t size, GError **error);
 
-    /* The node's size as storage has it now; NULL: node_size(). For nodes whose child was resized.
-     */
-    void (*refresh_size)(BlockNode *node);
+    /* The node's size as storage or its `file` child has it now, or -errno; a filter's is its
+     * child's. NULL: it changes only by co_truncate. With a `file` child it is asked in requests
+     * too. */
+    int64_t (*current_size)(BlockNode *node);
+    /* Whether writes and zero-writes may end beyond the end and make the node larger (core/grow.c):
+     * they come through an edge with the resize permission, and what lies between the old end and
+     * the range reads as zeroes then. NULL: filters as their child, others not. Any thread. */
+    bool (*can_grow)(const BlockNode *node);
     /* Limits from the children's, after opening and when they change. NULL: the `file` child's, or
      * what open set when there is none. */
     void (*refresh_limits)(BlockNode *node);
@@ -136,6 +142,10 @@ struct BlockDriver {
     int coroutine_fn (*co_change_backing_file)(BlockNode *node, const char *name,
                                                const char *format, GError **error);
 };
+
+/* What parents' permissions turn into on a child in `role`, for a child_perm that says more. */
+void node_perm_by_role(const BlockNode *node, ChildRole role, unsigned perm, unsigned shared,
+                       unsigned *ret_perm, unsigned *ret_shared);
 
 /* Hand a driver in (block/builtins.c). Tables are static. */
 void driver_register(const BlockDriver *driver);

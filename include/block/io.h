@@ -7,6 +7,15 @@
  * requests from overlapping others. Requests enter the graph only through a BlockBackend
  * (block/backend.h), which is where they are counted, held back and drained; these
  * functions assume that they are inside such a request.
+ *
+ * The end of the node. A read may cross it or lie beyond it: what is beyond reads as zeroes. That
+ * is so for every child; a backend refuses such reads at its door. A write or zero-write that ends
+ * beyond it fails with -EIO, unless the edge has PERM_RESIZE (as the children of a writable format
+ * in the roles CHILD_DATA and CHILD_METADATA do) and the node can grow by being written
+ * (BlockDriver.can_grow): then it grows, to the end of the range rounded up to its
+ * request_alignment and to 512 bytes, and what was between the old end and the range reads as
+ * zeroes. Everybody who looks at the size afterwards sees the new one, and what was written is in
+ * the node's dirty bitmaps. Discards beyond the end of such a node do nothing.
  */
 #ifndef MERINO_BLOCK_IO_H
 #define MERINO_BLOCK_IO_H

@@ -97,6 +97,8 @@ struct BlockNode {
     unsigned drain_depth;  /* how many drained sections cover this node */
     bool driver_quiet;     /* the driver's drain_begin() was called */
 
+    atomic_bool has_grown; /* in requests, which the main thread is to hear of */
+
     struct RequestTracker *tracker; /* overlapping requests (core/tracked.c) */
     _Atomic uint64_t write_count;   /* writes done since opening, for flush elision */
     _Atomic uint64_t flushed_count;
@@ -118,6 +120,11 @@ int64_t node_size(const BlockNode *node); /* any thread */
 bool node_is_filter(const BlockNode *node);
 /* The node below all filters. */
 BlockNode *node_skip_filters(BlockNode *node);
+/* Whether it grows by being written beyond its end. */
+bool node_can_grow(const BlockNode *node);
+/* Have the node's bitmaps cover what the node has grown by. Before looking at bitmaps of a node
+ * that is not drained; control plane. */
+void node_settle(BlockNode *node);
 /* Bytes occupied on storage, or -errno. */
 int64_t node_allocated_size(BlockNode *node);
 /* Cluster size of the format, 0 when it has none. */

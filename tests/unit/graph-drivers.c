@@ -196,15 +196,11 @@ typedef struct RawState {
     int64_t size; /* -1: what is left of the file */
 } RawState;
 
-static void raw_refresh_size(BlockNode *node)
+static int64_t raw_current_size(BlockNode *node)
 {
     RawState *raw = node->state;
 
-    if (node->file) {
-        int64_t rest = MAX(node_size(node->file->node) - raw->offset, 0);
-
-        node_set_size(node, raw->size < 0 ? rest : raw->size);
-    }
+    return raw->size < 0 ? MAX(node_size(node->file->node) - raw->offset, 0) : raw->size;
 }
 
 static void raw_take_options(BlockNode *node, const BlockdevOptions *options)
@@ -224,7 +220,7 @@ static bool raw_open(BlockNode *node, const BlockdevOptions *options, GError **e
                          error)) {
         return false;
     }
-    raw_refresh_size(node);
+    node_set_size(node, raw_current_size(node));
     return true;
 }
 
@@ -241,6 +237,15 @@ static bool raw_reopen_prepare(ReopenState *state, UndoStack *undo, GError **err
 
     undo_push(undo, &ops, state);
     return true;
+}
+
+static void raw_child_perm(BlockNode *node, BlockChild *child, unsigned perm, unsigned shared,
+                           unsigned *ret_perm, unsigned *ret_shared)
+{
+    node_perm_by_role(node, child->role, perm, shared, ret_perm, ret_shared);
+    if (child->role == CHILD_DATA) { /* a window never grows */
+        *ret_perm = perm;
+    }
 }
 
 static int coroutine_fn raw_preadv(BlockNode *node, int64_t offset, int64_t bytes, IoVector *vec,
@@ -272,7 +277,8 @@ static const BlockDriver raw_driver = {
     .open = raw_open,
     .reopen_prepare = raw_reopen_prepare,
     .reopen_options = raw_options,
-    .refresh_size = raw_refresh_size,
+    .child_perm = raw_child_perm,
+    .current_size = raw_current_size,
     .co_preadv = raw_preadv,
     .co_pwritev = raw_pwritev,
     .co_truncate = raw_truncate,

@@ -264,17 +264,24 @@ static void cleared_ranges_stay_clear(void)
     bitmap_list_free(list);
 }
 
-static void writes_beyond_the_end_are_ignored(void)
+static void writes_beyond_the_end_wait_for_it(void)
 {
     BitmapList *list = bitmap_list_new("disk0", 10000);
     DirtyBitmap *b = add(list, "b", 4096);
 
-    bitmap_list_mark(list, 10000, 1);
-    bitmap_list_mark(list, INT64_MAX - 1, 1);
+    bitmap_list_mark(list, 20000, 1);
     bitmap_list_mark(list, 0, 0);
     g_assert_cmpint(bitmap_dirty_bytes(b), ==, 0);
-    bitmap_list_mark(list, 9999, INT64_MAX - 9999);
+    bitmap_list_mark(list, 9999, 2);
     g_assert_cmpint(bitmap_dirty_bytes(b), ==, 4096);
+    bitmap_list_resize(list, 20001); /* one range from 10000 to 20001 */
+    g_assert_cmpint(bitmap_dirty_bytes(b), ==, 3 * 4096);
+    bitmap_list_mark(list, 20001, INT64_MAX - 20001);
+    bitmap_list_resize(list, 20000);
+    bitmap_list_resize(list, 30000); /* remembered once */
+    g_assert_cmpint(bitmap_dirty_bytes(b), ==, 3 * 4096);
+    bitmap_list_mark(list, 29999, INT64_MAX - 29999);
+    g_assert_cmpint(bitmap_dirty_bytes(b), ==, 4 * 4096);
     bitmap_list_free(list);
 }
 
@@ -614,8 +621,8 @@ int main(int argc, char **argv)
     g_test_add_func("/dirty-bitmap/searches-end-where-asked", searches_end_where_asked);
     g_test_add_func("/dirty-bitmap/single-ranges", single_ranges);
     g_test_add_func("/dirty-bitmap/cleared-ranges-stay-clear", cleared_ranges_stay_clear);
-    g_test_add_func("/dirty-bitmap/writes-beyond-the-end-are-ignored",
-                    writes_beyond_the_end_are_ignored);
+    g_test_add_func("/dirty-bitmap/writes-beyond-the-end-wait-for-it",
+                    writes_beyond_the_end_wait_for_it);
     g_test_add_func("/dirty-bitmap/resize-keeps-what-remains", resize_keeps_what_remains);
     g_test_add_func("/dirty-bitmap/resize-to-what-no-bitmap-can-hold",
                     resize_to_what_no_bitmap_can_hold);
