@@ -4,6 +4,8 @@
  */
 #include "block/nbd.h"
 #include "monitor/events.h"
+#include "monitor/objects.h"
+#include "net/tls-creds.h"
 #include "qapi/qapi-commands.h"
 #include "util/error.h"
 
@@ -31,16 +33,30 @@ static SocketAddress flatten_address(const SocketAddressLegacy *legacy)
     return address;
 }
 
-bool qmp_nbd_server_start(const SocketAddressLegacy *addr, bool has_max_connections,
-                          uint32_t max_connections, GError **error)
+bool monitor_nbd_server_start(const NbdServerOptions *options, GError **error)
 {
-    SocketAddress address = flatten_address(addr);
-    NbdServerLimits limits = NBD_SERVER_LIMITS_DEFAULT;
+    const char *creds = options->tls_creds;
 
-    if (has_max_connections) {
-        limits.max_connections = max_connections;
+    if (creds && object_exists(creds) && !tls_creds_exists(creds)) {
+        merino_error(error, "Object with id '%s' is not TLS credentials", creds);
+        return false;
     }
-    return nbd_server_start(&address, &limits, error);
+    return nbd_server_start(options, error);
+}
+
+bool qmp_nbd_server_start(const NbdServerStartArgs *arg, GError **error)
+{
+    SocketAddress address = flatten_address(arg->addr);
+    NbdServerOptions options = {
+        .has_handshake_max_seconds = arg->has_handshake_max_seconds,
+        .handshake_max_seconds = arg->handshake_max_seconds,
+        .has_max_connections = arg->has_max_connections,
+        .max_connections = arg->max_connections,
+        .tls_creds = arg->tls_creds,
+        .addr = &address,
+    };
+
+    return monitor_nbd_server_start(&options, error);
 }
 
 /* Clients of QMP know that the exports' events come before this command's reply. */

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The registry of objects made by users: object-add and object-del. Ids are unique among
- * objects of all types: `iothread` and `throttle-group`.
+ * objects of all types.
  */
+#include "monitor/objects.h"
 #include "block/iothread.h"
 #include "block/throttle.h"
+#include "net/tls-creds.h"
 #include "qapi/qapi-commands.h"
 #include "util/error.h"
 
@@ -22,9 +24,36 @@ static bool is_identifier(const char *id)
     return true;
 }
 
+/* A type of objects, as its own registry sees it. */
+typedef struct ObjectKind {
+    bool (*exists)(const char *id);
+    bool (*delete)(const char *id, GError **error);
+} ObjectKind;
+
+static const ObjectKind kinds[] = {
+    { iothread_exists, iothread_delete },
+    { throttle_group_exists, throttle_group_delete },
+    { tls_creds_exists, tls_creds_delete },
+};
+
+static const ObjectKind *find_kind(const char *id)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(kinds); i++) {
+        if (kinds[i].exists(id)) {
+            return &kinds[i];
+        }
+    }
+    return NULL;
+}
+
+bool object_exists(const char *id)
+{
+    return find_kind(id);
+}
+
 static bool check_free(const char *id, GError **error)
 {
-    if (iothread_exists(id) || throttle_group_exists(id)) {
+    if (object_exists(id)) {
         merino_error(error, "attempt to add duplicate property '%s' to object (type 'container')",
                      id);
         return false;
@@ -54,6 +83,12 @@ bool qmp_object_add(const ObjectOptions *arg, GError **error)
         return check_free(arg->id, error) && iothread_add(arg->id, error);
     case OBJECT_TYPE_THROTTLE_GROUP:
         return add_throttle_group(arg->id, &arg->u.throttle_group, error);
+    case OBJECT_TYPE_TLS_CREDS_PSK:
+        return check_free(arg->id, error) &&
+               tls_creds_add_psk(arg->id, &arg->u.tls_creds_psk, error);
+    case OBJECT_TYPE_TLS_CREDS_X509:
+        return check_free(arg->id, error) &&
+               tls_creds_add_x509(arg->id, &arg->u.tls_creds_x509, error);
     default:
         g_assert_not_reached();
     }
@@ -61,8 +96,13 @@ bool qmp_object_add(const ObjectOptions *arg, GError **error)
 
 bool qmp_object_del(const char *id, GError **error)
 {
-    return throttle_group_exists(id) ? throttle_group_delete(id, error)
-                                     : iothread_delete(id, error);
+    const ObjectKind *kind = find_kind(id);
+
+    if (!kind) {
+        merino_error(error, "object '%s' not found", id);
+        return false;
+    }
+    return kind->delete (id, error);
 }
 
 IOThreadInfoList *qmp_query_iothreads(GError **error)

@@ -2,10 +2,10 @@
 #include "options.h"
 
 #include "block/export.h"
-#include "block/nbd.h"
 #include "help.h"
 #include "monitor/chardev.h"
 #include "monitor/monitor.h"
+#include "monitor/objects.h"
 #include "qapi/keyval.h"
 #include "qapi/qapi-codec.h"
 #include "qapi/qapi-commands.h"
@@ -87,15 +87,8 @@ static bool apply_nbd_server(const char *text, const ProcessOptions *process, GE
 {
     g_autoptr(NbdServerOptions) options =
         option_decode(&qapi_type_NbdServerOptions, text, NULL, error);
-    NbdServerLimits limits = NBD_SERVER_LIMITS_DEFAULT;
 
-    if (!options) {
-        return false;
-    }
-    if (options->has_max_connections) {
-        limits.max_connections = options->max_connections;
-    }
-    return nbd_server_start(options->addr, &limits, error);
+    return options && monitor_nbd_server_start(options, error);
 }
 
 /* `--object help` and `--object <type>,help` print and exit. */

@@ -13,18 +13,8 @@
 #define NBD_DEFAULT_CONNECTIONS       100
 #define NBD_DEFAULT_HANDSHAKE_SECONDS 10
 
-typedef struct NbdServerLimits {
-    uint32_t max_connections; /* clients at a time; further ones wait to be accepted. 0: no limit */
-    uint32_t handshake_seconds; /* a client that has not chosen an export by then is turned away;
-                                   0: no limit */
-} NbdServerLimits;
-
-#define NBD_SERVER_LIMITS_DEFAULT                                                                  \
-    {                                                                                              \
-        NBD_DEFAULT_CONNECTIONS, NBD_DEFAULT_HANDSHAKE_SECONDS                                     \
-    }
-
-bool nbd_server_start(const SocketAddress *address, const NbdServerLimits *limits, GError **error);
+/* Listen as `options` say; what they leave out has its default. */
+bool nbd_server_start(const NbdServerOptions *options, GError **error);
 
 /* Stop listening, delete all NBD exports and turn all clients away; returns when they are gone.
  * False with QEMU's words when no server runs. */

@@ -19,8 +19,10 @@ static char server_name[64];
 
 void disks_init(void)
 {
-    static const NbdServerLimits no_limits;
     SocketAddress address = { .type = SOCKET_ADDRESS_TYPE_UNIX };
+    NbdServerOptions options = { .has_max_connections = true,
+                                 .has_handshake_max_seconds = true,
+                                 .addr = &address };
     GError *error = NULL;
 
     if (*server_name) {
@@ -37,7 +39,7 @@ void disks_init(void)
     address.u.q_unix.path = server_name;
     address.u.q_unix.has_abstract = true;
     address.u.q_unix.abstract = true;
-    nbd_server_start(&address, &no_limits, &error);
+    nbd_server_start(&options, &error);
     g_assert_no_error(error);
 }
 

@@ -24,6 +24,7 @@ EXTENSION = 'merino-extension'
 # What Merino has and QEMU 7.2 has not, besides what carries the feature merino-extension.
 OURS_ALONE = {
     'BlockdevOptionsCbw.min-cluster-size': 'of QEMU 9.2',
+    'NbdServerStartArgs.handshake-max-seconds': 'of QEMU 10.0',
 }
 
 # What QEMU 7.2 has and Merino has not: `TYPE.member`, `ENUM` for any of its values, `UNION branches`.
@@ -40,10 +41,12 @@ THEIRS_ALONE = {
     'ImageInfoSpecificKind': 'other formats',
     'ImageInfoSpecificQCow2.encrypt': 'no encrypted images',
     'InetSocketAddress.mptcp': 'no multipath TCP',
-    'NbdServerStartArgs.tls-authz': 'no TLS',
-    'NbdServerStartArgs.tls-creds': 'no TLS',
+    'NbdServerStartArgs.tls-authz': 'no authorization',
     'ObjectOptions branches': 'other objects',
     'ObjectType': 'other objects',
+    'TlsCredsPskProperties.loaded': 'which QEMU refuses, whatever its value',
+    'TlsCredsX509Properties.loaded': 'which QEMU refuses, whatever its value',
+    'TlsCredsX509Properties.passwordid': 'no secrets',
     'TransactionAction branches': 'actions that start jobs or take snapshots',
     'TransactionActionKind': 'actions that start jobs or take snapshots',
 }

@@ -63,10 +63,16 @@ int nbd_harness_run(void)
 void start_server(uint32_t max_connections, uint32_t handshake_seconds)
 {
     SocketAddress address = { .type = SOCKET_ADDRESS_TYPE_UNIX, .u.q_unix.path = socket_path };
-    NbdServerLimits limits = { max_connections, handshake_seconds };
+    NbdServerOptions options = {
+        .has_max_connections = true,
+        .max_connections = max_connections,
+        .has_handshake_max_seconds = true,
+        .handshake_max_seconds = handshake_seconds,
+        .addr = &address,
+    };
     GError *error = NULL;
 
-    nbd_server_start(&address, &limits, &error);
+    nbd_server_start(&options, &error);
     g_assert_no_error(error);
 }
 

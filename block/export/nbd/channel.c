@@ -14,6 +14,7 @@ void nbd_channel_init(NbdChannel *channel, int fd)
     int on = 1;
 
     channel->fd = fd;
+    channel->tls = NULL;
     atomic_init(&channel->is_shut, false);
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
     /* Replies are gathered before they are sent; waiting for more would only delay them. Fails
@@ -23,6 +24,10 @@ void nbd_channel_init(NbdChannel *channel, int fd)
 
 void nbd_channel_done(NbdChannel *channel)
 {
+    if (channel->tls && !atomic_load(&channel->is_shut)) {
+        tls_session_say_goodbye(channel->tls);
+    }
+    tls_session_free(channel->tls);
     close(channel->fd);
     channel->fd = -1;
 }
@@ -33,8 +38,25 @@ void nbd_channel_shutdown(NbdChannel *channel)
     shutdown(channel->fd, SHUT_RDWR);
 }
 
+bool coroutine_fn nbd_channel_start_tls(NbdChannel *channel, const TlsCreds *creds, GError **error)
+{
+    g_assert(!channel->tls);
+    channel->tls = tls_session_new(creds, channel->fd, error);
+    if (!channel->tls) {
+        return false;
+    }
+    if (!tls_session_handshake(channel->tls, error)) {
+        nbd_channel_shutdown(channel);
+        return false;
+    }
+    return true;
+}
+
 ssize_t coroutine_fn nbd_channel_recv(NbdChannel *channel, const struct iovec *iov, int niov)
 {
+    if (channel->tls) {
+        return tls_session_recv(channel->tls, iov, niov);
+    }
     return co_io_recv(channel->fd, iov, niov);
 }
 
@@ -59,6 +81,9 @@ ssize_t nbd_channel_try_send(NbdChannel *channel, const struct iovec *iov, int n
     struct msghdr message = { .msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)niov };
     ssize_t ret;
 
+    if (channel->tls) {
+        return tls_session_try_send(channel->tls, iov, niov);
+    }
     do {
         ret = sendmsg(channel->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
     } while (ret < 0 && errno == EINTR);

@@ -3,7 +3,7 @@
  * The byte stream under a connection.
  *
  * A channel is a connected, non-blocking socket that it owns. What lies between the socket and the
- * protocol (plain bytes, or records of an encrypted session) is known here and nowhere else.
+ * protocol (plain bytes, or records of a TLS session) is known here and nowhere else.
  *
  * Receiving and sending belong to one event loop at a time. nbd_channel_shutdown() may be called on
  * the main thread while another thread's loop uses the channel: both directions end, waiters wake.
@@ -13,10 +13,11 @@
 #ifndef MERINO_NBD_CHANNEL_H
 #define MERINO_NBD_CHANNEL_H
 
-#include "util/event-loop.h"
+#include "net/tls-session.h"
 
 typedef struct NbdChannel {
     int fd;
+    TlsSession *tls;     /* NULL: bytes are plain */
     atomic_bool is_shut; /* nobody will read what is sent any more */
 } NbdChannel;
 
@@ -26,13 +27,18 @@ void nbd_channel_done(NbdChannel *channel);
 
 void nbd_channel_shutdown(NbdChannel *channel);
 
+/* From here on everything is encrypted. Nobody else receives or sends meanwhile. False and the
+ * reason when the peer is not to be talked to. */
+bool coroutine_fn nbd_channel_start_tls(NbdChannel *channel, const TlsCreds *creds, GError **error);
+
 /* At least one byte; 0 at the end of the stream; -errno. */
 ssize_t coroutine_fn nbd_channel_recv(NbdChannel *channel, const struct iovec *iov, int niov);
 
 /* Exactly `bytes`. 0, or -errno; the end of the stream is -ECONNRESET. */
 int coroutine_fn nbd_channel_recv_all(NbdChannel *channel, void *buf, size_t bytes);
 
-/* What the stream takes without waiting: at least one byte, or -EAGAIN, or another -errno. */
+/* What the stream takes without waiting: at least one byte, or -EAGAIN, or another -errno. After
+ * -EAGAIN the next call begins with the same bytes. */
 ssize_t nbd_channel_try_send(NbdChannel *channel, const struct iovec *iov, int niov);
 /* Wait until the stream takes more. */
 int coroutine_fn nbd_channel_wait_writable(NbdChannel *channel);

@@ -2,6 +2,7 @@
 #include "negotiate.h"
 
 #include "protocol.h"
+#include "server.h"
 
 #include <string.h>
 
@@ -27,6 +28,11 @@ void nbd_option_error(NbdOptionCall *call, uint32_t type, const char *format, ..
     message = g_strdup_vprintf(format, args);
     va_end(args);
     nbd_option_reply(call, type, message, strlen(message));
+}
+
+bool nbd_tls_is_missing(const NbdConnection *conn)
+{
+    return nbd_server_tls_creds() && !conn->channel.tls;
 }
 
 static bool coroutine_fn receive(NbdConnection *conn, void *buf, size_t bytes)
@@ -92,6 +98,16 @@ static NbdNext coroutine_fn receive_and_answer(NbdOptionCall *call, uint32_t len
     return nbd_option_answer(call);
 }
 
+static NbdNext coroutine_fn start_tls(NbdConnection *conn)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (!nbd_channel_start_tls(&conn->channel, nbd_server_tls_creds(), &error)) {
+        return NBD_NEXT_CLOSE;
+    }
+    return NBD_NEXT_OPTION;
+}
+
 static NbdNext coroutine_fn handle_option(NbdConnection *conn)
 {
     g_autoptr(GByteArray) out = g_byte_array_new();
@@ -112,7 +128,7 @@ static NbdNext coroutine_fn handle_option(NbdConnection *conn)
     if (nbd_channel_send_all(&conn->channel, out->data, out->len) < 0) {
         return NBD_NEXT_CLOSE;
     }
-    return next;
+    return next == NBD_NEXT_TLS ? start_tls(conn) : next;
 }
 
 bool coroutine_fn nbd_negotiate(NbdConnection *conn)

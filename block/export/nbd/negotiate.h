@@ -20,6 +20,7 @@ bool coroutine_fn nbd_negotiate(NbdConnection *conn);
 /* What the connection does when an option has been answered. */
 typedef enum NbdNext {
     NBD_NEXT_OPTION,
+    NBD_NEXT_TLS,
     NBD_NEXT_TRANSMISSION,
     NBD_NEXT_CLOSE,
 } NbdNext;
@@ -35,6 +36,9 @@ typedef struct NbdOptionCall {
 
 /* Answer one option. Never yields. */
 NbdNext nbd_option_answer(NbdOptionCall *call);
+
+/* The server asks for TLS, and the client has not begun it. */
+bool nbd_tls_is_missing(const NbdConnection *conn);
 
 /* Append a reply, or one of the error replies with a message for people. */
 void nbd_option_reply(NbdOptionCall *call, uint32_t type, const void *data, size_t length);

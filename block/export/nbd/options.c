@@ -157,9 +157,32 @@ static NbdNext answer_list(NbdOptionCall *call)
 
 static NbdNext answer_starttls(NbdOptionCall *call)
 {
-    if (expect_end(call)) {
-        nbd_option_error(call, NBD_REP_ERR_POLICY, "TLS not configured");
+    bool wanted = nbd_tls_is_missing(call->conn);
+
+    if (!expect_end(call)) {
+        /* What else the client means to do in the clear is not known. */
+        return wanted ? NBD_NEXT_CLOSE : NBD_NEXT_OPTION;
     }
+    if (call->conn->channel.tls) {
+        nbd_option_error(call, NBD_REP_ERR_INVALID, "TLS already enabled");
+        return NBD_NEXT_OPTION;
+    }
+    if (!wanted) {
+        nbd_option_error(call, NBD_REP_ERR_POLICY, "TLS not configured");
+        return NBD_NEXT_OPTION;
+    }
+    nbd_option_reply(call, NBD_REP_ACK, NULL, 0);
+    return NBD_NEXT_TLS;
+}
+
+/* In the clear there is nothing but STARTTLS and ABORT; and no way to say so to EXPORT_NAME. */
+static NbdNext refuse_without_tls(NbdOptionCall *call)
+{
+    if (call->option == NBD_OPT_EXPORT_NAME) {
+        return NBD_NEXT_CLOSE;
+    }
+    nbd_option_error(call, NBD_REP_ERR_TLS_REQD, "Option 0x%x not permitted before TLS",
+                     call->option);
     return NBD_NEXT_OPTION;
 }
 
@@ -374,6 +397,10 @@ static const struct {
 
 NbdNext nbd_option_answer(NbdOptionCall *call)
 {
+    if (nbd_tls_is_missing(call->conn) && call->option != NBD_OPT_STARTTLS &&
+        call->option != NBD_OPT_ABORT) {
+        return refuse_without_tls(call);
+    }
     for (size_t i = 0; i < G_N_ELEMENTS(options); i++) {
         if (options[i].option == call->option) {
             return options[i].answer(call);

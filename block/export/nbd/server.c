@@ -23,6 +23,7 @@
 typedef struct NbdServer {
     SocketAddress *address;
     NbdServerLimits limits;
+    TlsCreds *tls_creds; /* NULL: no TLS */
     GArray *fds;
     unsigned listeners; /* coroutines that have not ended */
     bool stopping;
@@ -40,6 +41,11 @@ bool nbd_server_is_running(void)
 uint32_t nbd_server_max_connections(void)
 {
     return server->limits.max_connections;
+}
+
+const TlsCreds *nbd_server_tls_creds(void)
+{
+    return server->tls_creds;
 }
 
 static bool is_full(void)
@@ -113,21 +119,43 @@ void nbd_server_connection_gone(NbdConnection *conn)
     wake_listeners();
 }
 
-bool nbd_server_start(const SocketAddress *address, const NbdServerLimits *limits, GError **error)
+static NbdServerLimits limits_from(const NbdServerOptions *options)
 {
+    NbdServerLimits limits = { NBD_DEFAULT_CONNECTIONS, NBD_DEFAULT_HANDSHAKE_SECONDS };
+
+    if (options->has_max_connections) {
+        limits.max_connections = options->max_connections;
+    }
+    if (options->has_handshake_max_seconds) {
+        limits.handshake_seconds = options->handshake_max_seconds;
+    }
+    return limits;
+}
+
+bool nbd_server_start(const NbdServerOptions *options, GError **error)
+{
+    TlsCreds *tls_creds = NULL;
     GArray *fds;
 
     if (server) {
         merino_error(error, "NBD server already running");
         return false;
     }
-    fds = net_listen(address, error);
+    if (options->tls_creds) {
+        tls_creds = tls_creds_acquire_server(options->tls_creds, error);
+        if (!tls_creds) {
+            return false;
+        }
+    }
+    fds = net_listen(options->addr, error);
     if (!fds) {
+        tls_creds_release(tls_creds);
         return false;
     }
     server = g_new0(NbdServer, 1);
-    server->address = socket_address_clone(address);
-    server->limits = *limits;
+    server->address = socket_address_clone(options->addr);
+    server->limits = limits_from(options);
+    server->tls_creds = tls_creds;
     server->fds = fds;
     server->waiting = g_ptr_array_new();
     server->connections = g_ptr_array_new();
@@ -161,6 +189,7 @@ bool nbd_server_stop(GError **error)
     g_ptr_array_free(server->waiting, TRUE);
     g_ptr_array_free(server->connections, TRUE);
     socket_address_free(server->address);
+    tls_creds_release(server->tls_creds);
     g_clear_pointer(&server, g_free);
     return true;
 }

@@ -6,9 +6,20 @@
 #define MERINO_NBD_SERVER_H
 
 #include "export.h"
+#include "net/tls-creds.h"
+
+/* What the server allows. It does not change while it runs. */
+typedef struct NbdServerLimits {
+    uint32_t max_connections; /* clients at a time; further ones wait to be accepted. 0: no limit */
+    uint32_t handshake_seconds; /* a client that has not chosen an export by then is turned away;
+                                   0: no limit */
+} NbdServerLimits;
 
 bool nbd_server_is_running(void);
 uint32_t nbd_server_max_connections(void); /* 0: no limit */
+
+/* What its clients must begin TLS with; NULL: they cannot. */
+const TlsCreds *nbd_server_tls_creds(void);
 
 /* A connection that the server started is about to be freed. */
 void nbd_server_connection_gone(NbdConnection *conn);
