@@ -4,6 +4,7 @@
  *
  * A node needs to stand still only where a bitmap is enabled now or will be: the others see no
  * writes. A bitmap that an earlier action of the same transaction enables is covered by that one.
+ * Taking a stored bitmap out of its image changes what requests share, so that wants it, too.
  */
 #include "bitmap-lookup.h"
 #include "transaction.h"
@@ -77,8 +78,12 @@ const TransactionActionOps bitmap_add_action = { .nodes = nodes_of_add, .prepare
 static void nodes_of_remove(const TransactionAction *action, GPtrArray *nodes)
 {
     const BlockDirtyBitmap *arg = action->u.block_dirty_bitmap_remove.data;
+    BlockNode *node = node_find(arg->node);
+    DirtyBitmap *bitmap = node ? bitmap_find(node->bitmaps, arg->name) : NULL;
 
-    add_if_enabled(arg->node, arg->name, nodes);
+    if (bitmap && (bitmap_is_enabled(bitmap) || bitmap_is_persistent(bitmap))) {
+        g_ptr_array_add(nodes, node);
+    }
 }
 
 static bool prepare_remove(const TransactionAction *action, UndoStack *undo, GError **error)

@@ -261,3 +261,72 @@ bool hbitmap_equal(const HBitmap *a, const HBitmap *b)
         d++;
     }
 }
+
+static uint64_t entry_word(HbEntry e, unsigned word)
+{
+    if (hb_is_block(e)) {
+        return hb_words(hb_page(e))[word];
+    }
+    return e == HB_ONES ? ~UINT64_C(0) : 0;
+}
+
+/* [from, to) of two pages whose entries differ. */
+static unsigned page_next_difference(HbEntry a, HbEntry b, unsigned from, unsigned to)
+{
+    uint64_t mask = ~UINT64_C(0) << (from % 64);
+
+    for (unsigned word = from / 64; word * 64 < to; word++) {
+        uint64_t different = (entry_word(a, word) ^ entry_word(b, word)) & mask;
+
+        if (different) {
+            return word * 64 + __builtin_ctzll(different);
+        }
+        mask = ~UINT64_C(0);
+    }
+    return to;
+}
+
+static HbEntry page_entry(HbEntry dir, unsigned slot)
+{
+    return hb_is_block(dir) ? atomic_load(&hb_dir(dir)->entries[slot]) : dir;
+}
+
+/* [from, to) of two directories whose entries differ. */
+static unsigned dir_next_difference(HbEntry a, HbEntry b, unsigned from, unsigned to)
+{
+    for (unsigned slot = from >> HB_PAGE_BITS_LOG2; slot << HB_PAGE_BITS_LOG2 < to; slot++) {
+        HbEntry page_a = page_entry(a, slot) & ~HB_SHARED,
+                page_b = page_entry(b, slot) & ~HB_SHARED;
+        unsigned base = slot << HB_PAGE_BITS_LOG2;
+
+        if (page_a != page_b) {
+            unsigned last = MIN(to - base, HB_PAGE_BITS);
+            unsigned bit = page_next_difference(page_a, page_b, MAX(from, base) - base, last);
+
+            if (bit < last) {
+                return base + bit;
+            }
+        }
+    }
+    return to;
+}
+
+uint64_t hbitmap_next_difference(const HBitmap *a, const HBitmap *b, uint64_t start, uint64_t end)
+{
+    g_assert(a->size == b->size && end <= a->size);
+    for (uint64_t d = start >> HB_DIR_BITS_LOG2; start < end; d++) {
+        uint64_t base = d << HB_DIR_BITS_LOG2, last = MIN(end - base, HB_DIR_BITS);
+        HbEntry dir_a = atomic_load(&a->roots[d]) & ~HB_SHARED;
+        HbEntry dir_b = atomic_load(&b->roots[d]) & ~HB_SHARED;
+
+        if (dir_a != dir_b) {
+            uint64_t bit = base + dir_next_difference(dir_a, dir_b, start - base, last);
+
+            if (bit < base + last) {
+                return bit;
+            }
+        }
+        start = base + last;
+    }
+    return end;
+}

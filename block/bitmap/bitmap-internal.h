@@ -2,10 +2,11 @@
 /*
  * The inside of a disk's dirty bitmaps: the structs, and the steps that the verbs share.
  *
- * Two kinds of fields. What writers read on any thread (`epoch`, `epoch_shift`, `size`) changes
- * only while no write is in flight. What a fold reads (which bitmaps record, and their bits while
- * it sets them) is under `lock`, because a fold may be started on any thread by somebody who reads
- * one bitmap while the control plane works on another. All else is the control plane's.
+ * Two kinds of fields. What writers read on any thread (`epoch`, `epoch_shift`, `size`,
+ * `recorders`) changes only while no write is in flight. What a fold reads (which bitmaps record,
+ * and their bits while it sets them) is under `lock`, because a fold may be started on any thread
+ * by somebody who reads one bitmap while the control plane works on another. All else is the
+ * control plane's.
  *
  * Only the control plane ever holds two lists' locks, and nobody waits for anything else
  * under one.
@@ -48,7 +49,9 @@ struct DirtyBitmap {
     BitmapState state;
     char *reason; /* why it is inconsistent */
     bool persistent;
-    bool deferred; /* stored bits are yet to be loaded */
+    bool deferred;      /* stored bits are yet to be loaded */
+    HBitmap *stored;    /* the bits that the store holds, sharing pages; NULL: not known */
+    atomic_bool marked; /* what is stored, if anything, is known to be out of date */
 
     HBitmap *bits;
     atomic_bool records; /* writes go into `bits`: list_update_recording() says when */
@@ -57,7 +60,8 @@ struct DirtyBitmap {
 struct BitmapList {
     char *owner;
     int64_t size;
-    GQueue bitmaps; /* of DirtyBitmap, newest first */
+    GQueue bitmaps;      /* of DirtyBitmap, newest first */
+    GHashTable *by_name; /* of DirtyBitmap */
     const BitmapStore *store;
     void *store_opaque;
 
@@ -66,10 +70,14 @@ struct BitmapList {
     /* What was marked beyond `size` since it was set last: empty when begin >= end. */
     _Atomic int64_t beyond_begin, beyond_end;
 
+    atomic_bool unmarked; /* a write has to mark bitmaps first */
+    CoMutex marking;      /* held while that happens */
+
     GMutex lock; /* guards the bitmaps' bits against folds, and: */
     size_t n_recording;
-    HBitmap **recording; /* where the epoch is folded into, */
-    int *fold_shift;     /* and by what shift */
+    DirtyBitmap **recorders; /* changes only while no write is in flight */
+    HBitmap **recording;     /* where the epoch is folded into, */
+    int *fold_shift;         /* and by what shift */
 };
 
 /* --- state.c --- */
@@ -78,6 +86,11 @@ struct BitmapList {
 bool bitmap_transition(DirtyBitmap *bitmap, BitmapVerb verb, GError **error);
 /* The same without changing anything. */
 bool bitmap_may(const DirtyBitmap *bitmap, BitmapVerb verb, GError **error);
+
+/* --- stored.c --- */
+
+/* Mark a persistent bitmap in its store, durably; nothing when it is already. */
+bool bitmap_mark(DirtyBitmap *bitmap, GError **error);
 
 /* --- list.c --- */
 
@@ -98,6 +111,9 @@ void list_take_out(DirtyBitmap *bitmap);
  * the one that begins to record, and is taken if it is needed.
  */
 bool list_update_recording(BitmapList *list, HBitmap **spare, GError **error);
+
+/* Whether writes have to go into the bitmap. */
+bool list_should_record(const DirtyBitmap *bitmap);
 
 /* Between the two, no fold runs, and what was written before is in the bits. */
 void list_lock_folded(BitmapList *list);

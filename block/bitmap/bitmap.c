@@ -88,37 +88,9 @@ void bitmap_set_inconsistent(DirtyBitmap *bitmap, const char *reason)
     bitmap->state.inconsistent = true;
     bitmap->state.enabled = false;
     bitmap->deferred = false;
+    if (!atomic_load(&bitmap->marked)) {
+        bitmap_list_expect_write(bitmap->list);
+    }
     g_free(bitmap->reason);
     bitmap->reason = g_strdup(reason);
-}
-
-/* --- deferred loading --- */
-
-void bitmap_set_deferred(DirtyBitmap *bitmap)
-{
-    bitmap->deferred = true;
-}
-
-bool bitmap_load(DirtyBitmap *bitmap, GError **error)
-{
-    BitmapList *list = bitmap->list;
-    g_autoptr(HBitmap) stored = NULL;
-    g_autoptr(GError) failure = NULL;
-
-    if (!bitmap->deferred) {
-        return true;
-    }
-    stored = hbitmap_new(hbitmap_size(bitmap->bits), &failure);
-    if (!stored || !list->store->load(list->store_opaque, bitmap, stored, &failure)) {
-        bitmap_set_inconsistent(bitmap, failure->message);
-        g_propagate_error(error, g_steal_pointer(&failure));
-        return false;
-    }
-    bitmap->deferred = false;
-    list_lock_folded(list);
-    hbitmap_merge(bitmap->bits, stored);
-    hbitmap_free(g_steal_pointer(&stored));
-    hbitmap_settle(bitmap->bits);
-    list_unlock(list);
-    return true;
 }

@@ -32,7 +32,9 @@ BitmapList *bitmap_list_new(const char *owner, int64_t size)
     list->size = size;
     atomic_init(&list->beyond_begin, INT64_MAX);
     g_queue_init(&list->bitmaps);
+    list->by_name = g_hash_table_new(g_str_hash, g_str_equal);
     g_mutex_init(&list->lock);
+    co_mutex_init(&list->marking);
     return list;
 }
 
@@ -45,9 +47,12 @@ void bitmap_list_free(BitmapList *list)
         list_take_out(list->bitmaps.head->data);
     }
     hbitmap_free(list->epoch);
+    g_free(list->recorders);
     g_free(list->recording);
     g_free(list->fold_shift);
+    co_mutex_done(&list->marking);
     g_mutex_clear(&list->lock);
+    g_hash_table_unref(list->by_name);
     g_free(list->owner);
     g_free(list);
 }
@@ -78,6 +83,7 @@ void bitmap_unref(DirtyBitmap *bitmap)
         return;
     }
     hbitmap_free(bitmap->bits);
+    hbitmap_free(bitmap->stored);
     g_free(bitmap->reason);
     g_free(bitmap->name);
     g_free(bitmap);
@@ -88,11 +94,17 @@ void list_insert(BitmapList *list, DirtyBitmap *bitmap)
     bitmap->list = list;
     bitmap->link.data = bitmap;
     g_queue_push_head_link(&list->bitmaps, &bitmap->link);
+    if (bitmap->name) {
+        g_hash_table_insert(list->by_name, bitmap->name, bitmap);
+    }
 }
 
 void list_take_out(DirtyBitmap *bitmap)
 {
     g_queue_unlink(&bitmap->list->bitmaps, &bitmap->link);
+    if (bitmap->name) {
+        g_hash_table_remove(bitmap->list->by_name, bitmap->name);
+    }
     bitmap->list = NULL;
     bitmap->records = false;
     bitmap_unref(bitmap);
@@ -107,14 +119,7 @@ DirtyBitmap *bitmap_list_next(BitmapList *list, DirtyBitmap *previous)
 
 DirtyBitmap *bitmap_find(BitmapList *list, const char *name)
 {
-    DirtyBitmap *bitmap = NULL;
-
-    while ((bitmap = bitmap_list_next(list, bitmap))) {
-        if (bitmap->name && !strcmp(bitmap->name, name)) {
-            return bitmap;
-        }
-    }
-    return NULL;
+    return g_hash_table_lookup(list->by_name, name);
 }
 
 DirtyBitmap *bitmap_lookup(BitmapList *list, const char *name, GError **error)
@@ -193,7 +198,7 @@ HBitmap *bitmap_bits(DirtyBitmap *bitmap)
     return bitmap->bits;
 }
 
-static bool should_record(const DirtyBitmap *bitmap)
+bool list_should_record(const DirtyBitmap *bitmap)
 {
     return bitmap->state.enabled && !bitmap->state.read_only && !bitmap->state.inconsistent;
 }
@@ -206,7 +211,7 @@ static int finest_shift(BitmapList *list, size_t *ret_n)
     size_t n = 0;
 
     while ((bitmap = bitmap_list_next(list, bitmap))) {
-        if (should_record(bitmap)) {
+        if (list_should_record(bitmap)) {
             shift = MIN(shift, bitmap->shift);
             n++;
         }
@@ -246,14 +251,19 @@ static void collect_recording(BitmapList *list, size_t n)
     DirtyBitmap *bitmap = NULL;
     size_t i = 0;
 
+    list->recorders = g_renew(DirtyBitmap *, list->recorders, n);
     list->recording = g_renew(HBitmap *, list->recording, n);
     list->fold_shift = g_renew(int, list->fold_shift, n);
     list->n_recording = n;
     while ((bitmap = bitmap_list_next(list, bitmap))) {
-        bool records = should_record(bitmap);
+        bool records = list_should_record(bitmap);
 
         atomic_store_explicit(&bitmap->records, records, memory_order_release);
         if (records) {
+            if (!atomic_load(&bitmap->marked)) {
+                atomic_store(&list->unmarked, true);
+            }
+            list->recorders[i] = bitmap;
             list->recording[i] = bitmap->bits;
             list->fold_shift[i] = list->epoch_shift - bitmap->shift;
             i++;
@@ -333,6 +343,9 @@ void bitmap_list_resize(BitmapList *list, int64_t size)
     }
     while ((bitmap = bitmap_list_next(list, bitmap))) {
         resize_bits(bitmap->bits, size, bitmap->shift);
+        if (bitmap->stored) {
+            resize_bits(bitmap->stored, size, bitmap->shift);
+        }
     }
     list_unlock(list);
 }

@@ -57,6 +57,9 @@ bool bitmap_merge(DirtyBitmap *target, DirtyBitmap *const sources[], size_t n_so
             return false;
         }
     }
+    if (!bitmap_mark(target, error)) {
+        return false;
+    }
     list_lock_folded(list);
     if (undo) {
         undo_push_bits(undo, target);

@@ -94,6 +94,7 @@ static DirtyBitmap *new_bitmap(BitmapList *list, const BitmapAddOptions *options
     bitmap->shift = shift;
     bitmap->state.enabled = !options->disabled;
     bitmap->persistent = options->persistent;
+    atomic_init(&bitmap->marked, true); /* nothing is stored of it */
     bitmap->bits = bits;
     return bitmap;
 }
@@ -165,12 +166,17 @@ static void remove_abort(void *opaque)
 
 static const UndoOps remove_ops = { remove_commit, remove_abort, step_unref };
 
+/* The stored copy goes at once, or when the stack is committed; until then it is marked, because
+ * the bitmap records no more from the commit on, whatever becomes of storage. */
 static bool remove_stored(DirtyBitmap *bitmap, UndoStack *undo, GError **error)
 {
     BitmapList *list = bitmap->list;
 
     if (!bitmap->persistent || !list->store) {
         return true;
+    }
+    if (undo && !bitmap_mark(bitmap, error)) {
+        return false;
     }
     return list->store->remove(list->store_opaque, bitmap->name, undo, error);
 }
@@ -195,7 +201,8 @@ bool bitmap_clear(DirtyBitmap *bitmap, UndoStack *undo, GError **error)
 {
     BitmapList *list = bitmap->list;
 
-    if (!bitmap_transition(bitmap, BITMAP_VERB_CLEAR, error) || !bitmap_load(bitmap, error)) {
+    if (!bitmap_transition(bitmap, BITMAP_VERB_CLEAR, error) ||
+        !bitmap_prepare_change(bitmap, error)) {
         return false;
     }
     list_lock_folded(list);
@@ -269,8 +276,8 @@ static bool set_enabled(DirtyBitmap *bitmap, BitmapVerb verb, UndoStack *undo, G
     if (bitmap->state.enabled == was) {
         return true;
     }
-    ok = undo ? update_with_undo(bitmap, was, undo, error)
-              : list_update_recording(bitmap->list, NULL, error);
+    ok = bitmap_mark(bitmap, error) && (undo ? update_with_undo(bitmap, was, undo, error)
+                                             : list_update_recording(bitmap->list, NULL, error));
     if (!ok) {
         bitmap->state.enabled = was;
     }

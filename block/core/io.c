@@ -10,6 +10,9 @@
  *     acknowledged after the flush had begun, and a flush is left out only when every acknowledged
  *     write is covered.
  *
+ *  3. What is stored of the bitmaps is marked as out of date, durably, before the driver is asked
+ * to change anything; if that fails, the request fails.
+ *
  * Requests that the driver can take as they are go straight to it; the rest is io-align.c's.
  */
 #include "io-internal.h"
@@ -66,6 +69,12 @@ static void check_growth(BlockNode *node, int64_t end, int ret)
     }
 }
 
+/* Before the driver's part of a write. */
+static inline int coroutine_fn before_write(BlockNode *node, unsigned flags)
+{
+    return flags & REQ_WRITE_UNCHANGED ? 0 : bitmap_list_co_before_write(node->bitmaps);
+}
+
 static void count_write(BlockNode *node, int64_t offset, int64_t bytes, unsigned flags)
 {
     if (!(flags & REQ_WRITE_UNCHANGED)) {
@@ -110,6 +119,10 @@ static int coroutine_fn write_any(BlockChild *child, int64_t offset, int64_t byt
         }
         return child_co_pwrite_zeroes(child, offset, bytes, flags);
     }
+    ret = before_write(node, flags);
+    if (ret < 0) {
+        return ret;
+    }
     ret = io_write_any(node, offset, bytes, vec, flags & native_flags);
     check_growth(node, offset + bytes, ret);
     return finish_write(child, offset, bytes, flags, native_flags, ret);
@@ -126,6 +139,10 @@ int coroutine_fn child_co_pwritev(BlockChild *child, int64_t offset, int64_t byt
     if (!io_is_plain(node, offset, bytes) || node->read_only || !node->driver->co_pwritev ||
         node->detect_zeroes != BLOCKDEV_DETECT_ZEROES_OPTIONS_OFF) {
         return write_any(child, offset, bytes, vec, flags);
+    }
+    ret = before_write(node, flags);
+    if (ret < 0) {
+        return ret;
     }
     node_debug_event(node, BLKDEBUG_EVENT_PWRITEV);
     ret = node->driver->co_pwritev(node, offset, bytes, vec, flags & native_flags);
@@ -219,6 +236,10 @@ int coroutine_fn child_co_pwrite_zeroes(BlockChild *child, int64_t offset, int64
     if (!node->discard_unmap) {
         flags &= ~REQ_MAY_UNMAP;
     }
+    ret = before_write(node, flags);
+    if (ret < 0) {
+        return ret;
+    }
     ret = zero_any(node, offset, bytes, flags);
     check_growth(node, offset + bytes, ret);
     return finish_write(child, offset, bytes, flags,
@@ -256,6 +277,10 @@ int coroutine_fn child_co_pdiscard(BlockChild *child, int64_t offset, int64_t by
     bytes = MIN(bytes, node_size(node) - offset); /* there is nothing to discard beyond the end */
     if (bytes <= 0) {
         return 0;
+    }
+    ret = before_write(node, 0);
+    if (ret < 0) {
+        return ret;
     }
     if (node->limits.request_alignment > 1) {
         tracked_write_begin(node->tracker, &write, offset, bytes);
@@ -324,6 +349,11 @@ int coroutine_fn child_co_truncate(BlockChild *child, int64_t size, GError **err
     if (size < 0 || size > IO_MAX_END) {
         merino_error(error, "size(%" PRId64 ") exceeds maximum(%" PRId64 ")", size, IO_MAX_END);
         return -EINVAL;
+    }
+    ret = bitmap_list_co_before_resize(node->bitmaps);
+    if (ret < 0) {
+        merino_error_errno(error, -ret, "Cannot mark the stored bitmaps of '%s'", node->node_name);
+        return ret;
     }
     if (node->driver->co_truncate) {
         ret = node->driver->co_truncate(node, size, error);

@@ -20,6 +20,7 @@
 #ifndef MERINO_BLOCK_DIRTY_BITMAP_H
 #define MERINO_BLOCK_DIRTY_BITMAP_H
 
+#include "util/coroutine.h"
 #include "util/hbitmap.h"
 #include "util/undo.h"
 
@@ -36,22 +37,29 @@ typedef struct BitmapList BitmapList;
 typedef struct DirtyBitmap DirtyBitmap;
 
 /*
- * Where persistent bitmaps live; a format hands its table to the list of its disk. Control plane.
- * `opaque` is the format's. While a disk is open for writing, what is in memory is the truth: the
- * stored copy is marked as in use and is written anew by store() when the disk closes.
+ * Where persistent bitmaps live; a format hands its table to the list of its disk. Control plane,
+ * but for co_mark(). `opaque` is the format's.
+ *
+ * What is stored of a bitmap may be relied on until the bitmap is *marked*: marking makes durable
+ * that the stored copy is out of date. It happens before the bitmap's bits or state first change
+ * (bitmap_prepare_change(), bitmap_list_co_before_write()) and ends when store() has stored it anew
+ * (bitmap_set_stored()). So a crash costs only bitmaps that changed.
  */
 typedef struct BitmapStore {
     /* Whether a bitmap of this name and granularity could be stored; else an error that says why.
      */
     bool (*can_store)(void *opaque, const char *name, int64_t granularity, GError **error);
-    /* Set in `bits` (all clear, the bitmap's granularity) what is stored of `bitmap`: see
-     * bitmap_set_deferred(). */
+    /* Set in `bits` (all clear, the bitmap's granularity and size) what is stored of `bitmap`. */
     bool (*load)(void *opaque, const DirtyBitmap *bitmap, HBitmap *bits, GError **error);
     /* Write out all persistent bitmaps of the list; called by the format or the core at close. */
     bool (*store)(void *opaque, BitmapList *list, GError **error);
-    /* Remove the stored copy of one bitmap, and put it back if `undo` (may be NULL) says so; no
-     * error when there is none. */
+    /* Remove the stored copy of one bitmap, when `undo` (may be NULL) is committed; no error when
+     * there is none. */
     bool (*remove)(void *opaque, const char *name, UndoStack *undo, GError **error);
+    /* Mark these bitmaps, durably. Any thread, one call at a time for a list; also on behalf of a
+     * write that waits for it. NULL: the store needs no marks. */
+    int coroutine_fn (*co_mark)(void *opaque, DirtyBitmap *const bitmaps[], size_t n,
+                                GError **error);
 } BitmapStore;
 
 /* `owner` is the word used for the disk in messages: the node's name. Copied. */
@@ -61,6 +69,16 @@ void bitmap_list_free(BitmapList *list);
 /* NULL when the disk cannot keep bitmaps. */
 void bitmap_list_set_store(BitmapList *list, const BitmapStore *store, void *opaque);
 const BitmapStore *bitmap_list_store(const BitmapList *list, void **ret_opaque);
+
+/*
+ * Before the disk's contents change for the first time: bitmaps that record are marked in their
+ * store. 0 or -errno; then nothing may be written. Costs a look when all is marked. Any thread.
+ */
+int coroutine_fn bitmap_list_co_before_write(BitmapList *list);
+/* The same before the disk's size changes: all persistent bitmaps are marked. Drained. */
+int coroutine_fn bitmap_list_co_before_resize(BitmapList *list);
+/* The store wants co_mark() to be called before the next write in any case. Drained. */
+void bitmap_list_expect_write(BitmapList *list);
 
 /*
  * The write path: bytes [offset, offset + bytes) were written, zeroed or discarded. Called after
@@ -156,6 +174,19 @@ void bitmap_set_read_only(DirtyBitmap *bitmap, bool read_only);
 void bitmap_set_persistent(DirtyBitmap *bitmap, bool persistent);
 void bitmap_set_inconsistent(DirtyBitmap *bitmap, const char *reason);
 
+/* List bitmaps that the store holds, the last one as the newest. They are not marked; their bits
+ * are loaded when they are first needed. Names must differ from one another and from those in
+ * the list. Fails, without any effect, when there is no memory for so large ones. Drained. */
+typedef struct BitmapStored {
+    const char *name;
+    int64_t granularity;
+    bool enabled;
+    bool read_only;
+    const char *inconsistent; /* the reason; NULL: it is sound */
+} BitmapStored;
+
+bool bitmap_list_add_stored(BitmapList *list, const BitmapStored *stored, size_t n, GError **error);
+
 /*
  * Deferred loading: the stored bits are brought in by the store's load() when somebody first needs
  * them; what is written meanwhile is added. bitmap_load() does it now, and nothing when it
@@ -163,7 +194,19 @@ void bitmap_set_inconsistent(DirtyBitmap *bitmap, const char *reason);
  * by themselves; whoever holds a bitmap calls it before. Control plane.
  */
 void bitmap_set_deferred(DirtyBitmap *bitmap);
+bool bitmap_is_deferred(const DirtyBitmap *bitmap);
 bool bitmap_load(DirtyBitmap *bitmap, GError **error);
+
+/* Before a bitmap's bits or state are changed other than by a verb or a write (by
+ * bitmap_set_range() for a job, say): load it, and mark it. Control plane. */
+bool bitmap_prepare_change(DirtyBitmap *bitmap, GError **error);
+
+/* For stores: whether the stored copy is known to be out of date; the bits that it holds (of the
+ * bitmap's size), or NULL when they are not known or there is none; and that it holds
+ * the present bits and state now, of which it keeps a copy that shares pages. Drained. */
+bool bitmap_is_marked(const DirtyBitmap *bitmap);
+HBitmap *bitmap_stored_bits(DirtyBitmap *bitmap);
+void bitmap_set_stored(DirtyBitmap *bitmap);
 
 /*
  * Dirty ranges, in bytes: the first dirty area at or after `offset` and before `end`, cut at `end`

@@ -158,6 +158,12 @@ bool hbitmap_truncate(HBitmap *bm, uint64_t new_size_bits, GError **error);
 bool hbitmap_equal(const HBitmap *a, const HBitmap *b);
 
 /*
+ * The first bit at or after `start` and before `end` that is set in only one of two bitmaps of the
+ * same size, or `end`. Steps over what they share.
+ */
+uint64_t hbitmap_next_difference(const HBitmap *a, const HBitmap *b, uint64_t start, uint64_t end);
+
+/*
  * Take back sole ownership of what no other bitmap shares any more and release
  * what concurrent writers left behind. One step for each directory: cheap enough to
  * follow each clone that was freed, and it spares later writers a copy.

@@ -388,6 +388,20 @@ static void try_equal(World *w)
     }
 }
 
+static void try_difference(World *w)
+{
+    Pair *a, *b;
+    uint64_t start, end, i;
+
+    pick_two(w, &a, &b);
+    pick_range(w, a->size, &start, &end);
+    for (i = start; i < end && a->twin[i] == b->twin[i]; i++) {
+    }
+    if (hbitmap_next_difference(a->bm, b->bm, start, end) != i) {
+        differ(w, "next difference");
+    }
+}
+
 static void try_settle(World *w)
 {
     hbitmap_settle(pick_pair(w)->bm);
@@ -426,11 +440,11 @@ static const struct {
     void (*run)(World *w);
     unsigned weight;
 } verbs[] = {
-    { try_set, 30 },    { try_reset, 18 },    { try_get, 10 },      { try_search, 15 },
-    { try_area, 10 },   { try_clone, 2 },     { try_copy_from, 2 }, { try_swap, 1 },
-    { try_clear, 1 },   { try_fill, 1 },      { try_merge, 4 },     { try_merge_shift, 3 },
-    { try_fold, 4 },    { try_truncate, 1 },  { try_equal, 2 },     { try_settle, 2 },
-    { try_compact, 2 }, { try_serialize, 3 },
+    { try_set, 30 },   { try_reset, 18 },   { try_get, 10 },      { try_search, 15 },
+    { try_area, 10 },  { try_clone, 2 },    { try_copy_from, 2 }, { try_swap, 1 },
+    { try_clear, 1 },  { try_fill, 1 },     { try_merge, 4 },     { try_merge_shift, 3 },
+    { try_fold, 4 },   { try_truncate, 1 }, { try_equal, 2 },     { try_difference, 2 },
+    { try_settle, 2 }, { try_compact, 2 },  { try_serialize, 3 },
 };
 
 static void (*pick_verb(World *w))(World *)
