@@ -10,6 +10,7 @@
 #include "block/backend.h"
 #include "block/builtins.h"
 #include "block/export.h"
+#include "block/job.h"
 #include "block/nbd.h"
 #include "monitor/monitor.h"
 #include "monitor/qmp-request.h"
@@ -82,6 +83,7 @@ void merino_done(void)
 {
     export_close_all_type(BLOCK_EXPORT_TYPE__MAX);
     nbd_server_stop(NULL);
+    job_cancel_all();
     node_close_all();
     monitor_close_all();
     qapi_event_emit_fn = NULL;

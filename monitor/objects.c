@@ -9,20 +9,7 @@
 #include "net/tls-creds.h"
 #include "qapi/qapi-commands.h"
 #include "util/error.h"
-
-/* A letter, then letters, digits, '-', '.' and '_'. */
-static bool is_identifier(const char *id)
-{
-    if (!g_ascii_isalpha(id[0])) {
-        return false;
-    }
-    for (const char *at = id; *at; at++) {
-        if (!g_ascii_isalnum(*at) && !strchr("-._", *at)) {
-            return false;
-        }
-    }
-    return true;
-}
+#include "util/identifier.h"
 
 /* A type of objects, as its own registry sees it. */
 typedef struct ObjectKind {
@@ -72,7 +59,7 @@ static bool add_throttle_group(const char *id, const ThrottleGroupProperties *pr
 
 bool qmp_object_add(const ObjectOptions *arg, GError **error)
 {
-    if (!is_identifier(arg->id)) {
+    if (!identifier_is_valid(arg->id)) {
         merino_error(error, "Parameter 'id' expects an identifier");
         merino_error_hint(error, "Identifiers consist of letters, digits, '-', '.', '_', "
                                  "starting with a letter.");

@@ -5,10 +5,12 @@
  * It starts in four steps: the process (background, signals), the parts of the block layer, what
  * the command line describes, and only then the pid file and the parent's release, so that whoever
  * waits for either finds everything served. It ends, by a signal or by the command quit, in
- * the opposite order: no further commands, exports, nodes (which flushes them), monitors, pid file.
+ * the opposite order: no further commands, exports, jobs, nodes (which flushes them), monitors, pid
+ * file.
  */
 #include "block/builtins.h"
 #include "block/export.h"
+#include "block/job.h"
 #include "block/nbd.h"
 #include "block/node.h"
 #include "monitor/monitor.h"
@@ -82,6 +84,7 @@ static void stop(void)
 {
     export_close_all_type(BLOCK_EXPORT_TYPE__MAX);
     nbd_server_stop(NULL);
+    job_cancel_all();
     node_close_all();
     monitor_close_all();
     process_remove_pidfile();

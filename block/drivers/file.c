@@ -336,6 +336,7 @@ static const BlockDriver file_driver = {
     .current_size = file_current_size,
     .can_grow = file_can_grow,
     .allocated_size = file_allocated_size,
+    .co_create = file_co_create,
 };
 
 static const BlockDriver host_device_driver = {

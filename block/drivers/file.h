@@ -87,6 +87,13 @@ int coroutine_fn file_co_pwrite_zeroes(BlockNode *node, int64_t offset, int64_t 
 int coroutine_fn file_co_pdiscard(BlockNode *node, int64_t offset, int64_t bytes);
 int coroutine_fn file_co_flush(BlockNode *node);
 
+/* --- file-create.c --- */
+
+int coroutine_fn file_co_create(const BlockdevCreateOptions *options, GError **error);
+/* Make a file longer, allocated as `mode` says; blocks. On failure it is as long as before, if it
+ * can be helped. Returns 0, or -errno with an error in words. */
+int file_grow(int fd, int64_t old_size, int64_t size, PreallocMode mode, GError **error);
+
 /* --- file-status.c --- */
 
 int coroutine_fn file_co_block_status(BlockNode *node, int64_t offset, int64_t bytes,

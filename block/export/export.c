@@ -12,6 +12,7 @@
 #include "block/iothread.h"
 #include "qapi/qapi-events.h"
 #include "util/error.h"
+#include "util/identifier.h"
 
 #include <string.h>
 
@@ -158,16 +159,9 @@ void export_close_all_type(int type)
 
 /* --- creation --- */
 
-/* A letter, then letters, digits, '-', '.', '_'. */
-static bool id_is_valid(const char *id)
-{
-    return g_ascii_isalpha(id[0]) &&
-           strspn(id, G_CSET_A_2_Z G_CSET_a_2_z G_CSET_DIGITS "-._") == strlen(id);
-}
-
 static bool check_options(const BlockExportOptions *options, GError **error)
 {
-    if (!id_is_valid(options->id)) {
+    if (!identifier_is_valid(options->id)) {
         merino_error(error, "Invalid block export id");
         return false;
     }

@@ -31,6 +31,7 @@ OURS_ALONE = {
 THEIRS_ALONE = {
     'BlockExportType': 'exports over other protocols',
     'BlockExportOptions branches': 'exports over other protocols',
+    'BlockdevCreateOptions branches': 'other drivers',
     'BlockdevDriver': 'other drivers',
     'BlockdevOptions branches': 'other drivers',
     'BlockdevOptionsFile.aio-max-batch': 'no Linux AIO',
@@ -41,6 +42,7 @@ THEIRS_ALONE = {
     'ImageInfoSpecificKind': 'other formats',
     'ImageInfoSpecificQCow2.encrypt': 'no encrypted images',
     'InetSocketAddress.mptcp': 'no multipath TCP',
+    'JobType': 'other jobs',
     'NbdServerStartArgs.tls-authz': 'no authorization',
     'ObjectOptions branches': 'other objects',
     'ObjectType': 'other objects',
