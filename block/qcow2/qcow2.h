@@ -57,10 +57,12 @@ typedef struct Qcow2Header {
     char *backing_name;   /* NULL: no backing file */
     char *backing_format; /* NULL: not said */
     char *data_file_name; /* NULL: not said */
-    bool has_bitmaps;     /* the next three count */
+    bool has_bitmaps;     /* the next three count; not checked yet */
     uint32_t n_bitmaps;
     int64_t bitmap_dir_offset;
     int64_t bitmap_dir_bytes;
+    char *bitmaps_fault;   /* NULL; or why the bitmaps extension that was found is none: it is among
+                              `extensions` then */
     GArray *extensions;    /* of Qcow2Extension */
     GArray *feature_names; /* of Qcow2DiskFeatureName, as found; for messages */
 } Qcow2Header;
@@ -183,23 +185,24 @@ static inline bool has_extended_l2(const Qcow2 *q)
     return (q->header.incompatible & QCOW2_INCOMPAT_EXTENDED_L2) != 0;
 }
 
-/* --- header.c --- */
+/* --- header.c, header-encode.c, header-write.c --- */
 
 /* Read and check the header of `file`. Names the field in its errors. `ret` is zeroed before. */
 bool qcow2_header_read(BlockChild *file, Qcow2Header *ret, GError **error);
 void qcow2_header_done(Qcow2Header *header);
-/* Write q->header with all extensions as one write of the first cluster(s); no sync. Fails when it
- * does not fit in one cluster. Drained, or under `lock`. */
+/* Write q->header with all extensions and names as one write; no sync. Fails when it does not fit
+ * in one cluster. Drained, or under `lock`. */
 int coroutine_fn qcow2_header_write(Qcow2 *q, GError **error);
 /* The same, durable: sync, write, sync. */
 int coroutine_fn qcow2_header_commit(Qcow2 *q, GError **error);
-/* Set / clear feature bits and make that durable (writes the feature words alone). */
+/* Make these the feature words, durably, in a write of their own: what went before is synced first
+ * when a bit is cleared (Q7). q->header follows on success. */
 int coroutine_fn qcow2_set_features(Qcow2 *q, uint64_t incompatible, uint64_t autoclear,
                                     GError **error);
 
-/* --- metadata of the control plane: raw reads and writes in the image file, with the file's own
- * bounds; writes are checked against overlap (`ignore`: QCOW2_OVERLAP_* that is being written).
- * Neither syncs; qcow2_sync() does (skipped under cache.no-flush). --- */
+/* --- meta.c: metadata of the control plane: raw reads and writes in the image file, with the
+ * file's own bounds; writes are checked against overlap (`ignore`: QCOW2_OVERLAP_* that is being
+ * written). Neither syncs; qcow2_sync() does (skipped under cache.no-flush). --- */
 
 int coroutine_fn qcow2_meta_read(Qcow2 *q, int64_t host, void *buf, int64_t bytes);
 int coroutine_fn qcow2_meta_write(Qcow2 *q, int64_t host, const void *buf, int64_t bytes,
