@@ -191,6 +191,77 @@ bool hbitmap_next_dirty_area(const HBitmap *bm, uint64_t start, uint64_t end, ui
     return true;
 }
 
+/*
+ * Runs that end within the page, or at `to`, which is the page's end or the search's. Returns where
+ * to go on: the beginning of a run that may go on in the next page, or `to`.
+ */
+static unsigned page_areas(HbPage *page, unsigned from, unsigned to, uint64_t base,
+                           HBitmapArea *areas, size_t max, size_t *n)
+{
+    while ((from = page_next_dirty(page, from, to)) < to) {
+        unsigned w = from / 64;
+        uint64_t value = atomic_load(&page->words[w]) & (~UINT64_C(0) << (from % 64));
+
+        if (to - w * 64 < 64) {
+            value &= (UINT64_C(1) << (to % 64)) - 1;
+        }
+        while (value) {
+            unsigned skip = __builtin_ctzll(value);
+            uint64_t next = value + (value & -value); /* the run becomes the bit behind it */
+
+            from = w * 64 + skip;
+            if (*n == max) {
+                return from;
+            }
+            if (!next) {
+                break; /* to the end of the word */
+            }
+            areas[(*n)++] = (HBitmapArea){ base + from, (unsigned)__builtin_ctzll(next) - skip };
+            value &= next;
+        }
+        if (value) {
+            unsigned last = (w + 1) * 64 < to ? page_next_clear(page, (w + 1) * 64, to) : to;
+
+            if (last >= to) {
+                return from;
+            }
+            areas[(*n)++] = (HBitmapArea){ base + from, last - from };
+            from = last;
+        } else {
+            from = (w + 1) * 64;
+        }
+        if (from >= to) {
+            return to;
+        }
+    }
+    return to;
+}
+
+size_t hbitmap_dirty_areas(const HBitmap *bm, uint64_t start, uint64_t end, HBitmapArea *ret_areas,
+                           size_t max)
+{
+    size_t n = 0;
+
+    while (n < max && start < end) {
+        HbEntry e = hb_peek(bm, start >> HB_PAGE_BITS_LOG2);
+        uint64_t base = start & ~(uint64_t)(HB_PAGE_BITS - 1);
+
+        if (hb_is_block(e)) {
+            unsigned to = MIN(end - base, HB_PAGE_BITS);
+
+            start = base + page_areas(hb_page(e), start - base, to, base, ret_areas, max, &n);
+        }
+        if (n == max || start == end ||
+            !hbitmap_next_dirty_area(bm, start, end, UINT64_MAX, &ret_areas[n].start,
+                                     &ret_areas[n].len)) {
+            break;
+        }
+        start = ret_areas[n].start + ret_areas[n].len;
+        n++;
+    }
+    return n;
+}
+
 HBitmapRangeState hbitmap_range_state(const HBitmap *bm, uint64_t start, uint64_t nbits)
 {
     hb_assert_range(bm, start, nbits);

@@ -13,9 +13,9 @@
  *
  *  - Concurrent: any thread, at any time, lock-free, beside each other and
  *    beside a fold: hbitmap_set, _reset, _get, _count, _is_empty, _next_dirty,
- *    _next_clear, _next_dirty_area, _range_state, _size, _serialize. What a reader answers
- *    while bits change is true of every bit that did not change meanwhile;
- *    hbitmap_count is exact when nothing changes.
+ *    _next_clear, _next_dirty_area, _dirty_areas, _range_state, _size, _serialize. What a reader
+ * answers while bits change is true of every bit that did not change meanwhile; hbitmap_count is
+ * exact when nothing changes.
  *  - hbitmap_fold: concurrent with all of these, but one fold at a time for one
  *    epoch (the caller holds a mutex).
  *  - Quiescent: everything else. While such a verb runs, no other verb may run
@@ -94,6 +94,17 @@ uint64_t hbitmap_next_clear(const HBitmap *bm, uint64_t start, uint64_t end);
  */
 bool hbitmap_next_dirty_area(const HBitmap *bm, uint64_t start, uint64_t end, uint64_t max_bits,
                              uint64_t *ret_start, uint64_t *ret_len);
+
+typedef struct HBitmapArea {
+    uint64_t start, len;
+} HBitmapArea;
+
+/*
+ * The same for many at once: the first runs of set bits in [start, end), at most `max`. Returns how
+ * many there are; fewer than `max` only when there are no more.
+ */
+size_t hbitmap_dirty_areas(const HBitmap *bm, uint64_t start, uint64_t end, HBitmapArea *ret_areas,
+                           size_t max);
 
 /* Whether a range is all clear, all set, or neither. An empty range is clear. */
 HBitmapRangeState hbitmap_range_state(const HBitmap *bm, uint64_t start, uint64_t nbits);

@@ -278,6 +278,29 @@ static void try_area(World *w)
     }
 }
 
+static void try_areas(World *w)
+{
+    Pair *p = pick_pair(w);
+    HBitmapArea areas[40];
+    uint64_t start, end;
+    pick_range(w, p->size, &start, &end);
+    size_t max = below(w, 4) ? 1 + below(w, G_N_ELEMENTS(areas)) : G_N_ELEMENTS(areas);
+    size_t n = hbitmap_dirty_areas(p->bm, start, end, areas, max);
+    uint64_t at = start;
+    for (size_t i = 0; i < max; i++) {
+        uint64_t first = twin_find(p, 1, at, end);
+        uint64_t last = first < end ? twin_find(p, 0, first, end) : end;
+        if ((first < end) != (i < n) ||
+            (i < n && (areas[i].start != first || areas[i].len != last - first))) {
+            differ(w, "area %zu of %zu in [%" PRIu64 ", %" PRIu64 ")", i, n, start, end);
+        }
+        if (first == end) {
+            break;
+        }
+        at = last;
+    }
+}
+
 static void try_clone(World *w)
 {
     Pair *from, *to;
@@ -440,11 +463,11 @@ static const struct {
     void (*run)(World *w);
     unsigned weight;
 } verbs[] = {
-    { try_set, 30 },   { try_reset, 18 },   { try_get, 10 },      { try_search, 15 },
-    { try_area, 10 },  { try_clone, 2 },    { try_copy_from, 2 }, { try_swap, 1 },
-    { try_clear, 1 },  { try_fill, 1 },     { try_merge, 4 },     { try_merge_shift, 3 },
-    { try_fold, 4 },   { try_truncate, 1 }, { try_equal, 2 },     { try_difference, 2 },
-    { try_settle, 2 }, { try_compact, 2 },  { try_serialize, 3 },
+    { try_set, 30 },        { try_reset, 18 }, { try_get, 10 },     { try_search, 15 },
+    { try_area, 10 },       { try_areas, 10 }, { try_clone, 2 },    { try_copy_from, 2 },
+    { try_swap, 1 },        { try_clear, 1 },  { try_fill, 1 },     { try_merge, 4 },
+    { try_merge_shift, 3 }, { try_fold, 4 },   { try_truncate, 1 }, { try_equal, 2 },
+    { try_difference, 2 },  { try_settle, 2 }, { try_compact, 2 },  { try_serialize, 3 },
 };
 
 static void (*pick_verb(World *w))(World *)

@@ -142,7 +142,7 @@ static int coroutine_fn add_context(const NbdTransmission *tx, NbdContextExtents
 
 static int coroutine_fn answer(NbdRequest *request, const uint32_t *ids, unsigned n, int64_t bytes)
 {
-    const NbdTransmission *tx = request->tx;
+    NbdTransmission *tx = request->tx;
     unsigned max =
         request->header.flags & NBD_CMD_FLAG_REQ_ONE
             ? 1
@@ -152,7 +152,7 @@ static int coroutine_fn answer(NbdRequest *request, const uint32_t *ids, unsigne
 
     for (unsigned i = 0; i < n; i++) {
         contexts[i].context = ids[i];
-        nbd_extents_init(&contexts[i].extents, max);
+        nbd_extents_init_reuse(&contexts[i].extents, max, &tx->extents_memory);
         if (ret == 0) {
             ret = add_context(tx, &contexts[i], (int64_t)request->header.offset, bytes);
         }
@@ -161,7 +161,7 @@ static int coroutine_fn answer(NbdRequest *request, const uint32_t *ids, unsigne
         nbd_reply_extents(request, contexts, n);
     }
     for (unsigned i = 0; i < n; i++) {
-        nbd_extents_done(&contexts[i].extents);
+        nbd_extents_done_keep(&contexts[i].extents, &tx->extents_memory);
     }
     return ret;
 }

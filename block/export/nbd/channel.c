@@ -9,6 +9,20 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+/* What the kernel may hold of replies to one client. Under its own default a long reply leaves in
+ * pieces, each of which wakes the client and then us. TCP finds its size by itself. */
+#define SEND_BUFFER (1 << 20)
+
+static void enlarge_send_buffer(int fd)
+{
+    int domain = 0, bytes = SEND_BUFFER;
+    socklen_t length = sizeof(domain);
+
+    if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) == 0 && domain == AF_UNIX) {
+        setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+    }
+}
+
 void nbd_channel_init(NbdChannel *channel, int fd)
 {
     int on = 1;
@@ -20,6 +34,7 @@ void nbd_channel_init(NbdChannel *channel, int fd)
     /* Replies are gathered before they are sent; waiting for more would only delay them. Fails
      * on sockets that are not TCP, which have no such delay. */
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    enlarge_send_buffer(fd);
 }
 
 void nbd_channel_done(NbdChannel *channel)

@@ -26,9 +26,20 @@ typedef struct NbdExtents {
     bool full;
 } NbdExtents;
 
+/* Room for the items of one list, kept for the next; all zero in the beginning. */
+typedef struct NbdExtentsMemory {
+    NbdExtent *items;
+    unsigned capacity;
+} NbdExtentsMemory;
+
 /* `max` at least 1. */
 void nbd_extents_init(NbdExtents *extents, unsigned max);
+
+/* The same with memory that another list has left behind. */
+void nbd_extents_init_reuse(NbdExtents *extents, unsigned max, NbdExtentsMemory *memory);
 void nbd_extents_done(NbdExtents *extents);
+void nbd_extents_done_keep(NbdExtents *extents, NbdExtentsMemory *memory);
+void nbd_extents_memory_done(NbdExtentsMemory *memory);
 
 /* Append `length` bytes (not 0). False when they did not fit: the list is full. */
 bool nbd_extents_add(NbdExtents *extents, uint64_t length, uint64_t flags);

@@ -166,18 +166,30 @@ static size_t extents_prefix_bytes(bool extended)
     return extended ? NBD_BLOCK_STATUS_EXT_BYTES : NBD_BLOCK_STATUS_BYTES;
 }
 
+/* Of the pool where it can be: fresh memory costs more than what is written into it. */
+static uint8_t *memory_for_extents(NbdRequest *request, size_t bytes)
+{
+    uint8_t *memory = NULL;
+
+    if (!request->buffer && bytes <= NBD_MAX_PAYLOAD) {
+        memory = nbd_request_buffer(request, bytes);
+    }
+    return memory ? memory : (request->extra = g_malloc(bytes));
+}
+
 void nbd_reply_extents(NbdRequest *request, const NbdContextExtents *contexts, unsigned n)
 {
     bool extended = is_extended(request);
     size_t bytes = 0;
     HeadWriter writer;
+    uint8_t *start;
 
     for (unsigned i = 0; i < n; i++) {
         bytes += nbd_chunk_bytes(extended) + extents_prefix_bytes(extended) +
                  nbd_extents_bytes(&contexts[i].extents, extended);
     }
-    request->extra = g_malloc(bytes);
-    writer = (HeadWriter){ request, request->extra };
+    start = memory_for_extents(request, bytes);
+    writer = (HeadWriter){ request, start };
     for (unsigned i = 0; i < n; i++) {
         size_t length = nbd_extents_bytes(&contexts[i].extents, extended);
 
@@ -191,6 +203,6 @@ void nbd_reply_extents(NbdRequest *request, const NbdContextExtents *contexts, u
         nbd_extents_encode(&contexts[i].extents, extended, writer.next);
         writer.next += length;
     }
-    iov_add(&request->reply, request->extra, bytes);
+    iov_add(&request->reply, start, bytes);
     nbd_send_reply(request);
 }

@@ -284,5 +284,6 @@ void coroutine_fn nbd_transmission_run(NbdConnection *conn)
         g_free(request);
     }
     nbd_pool_done(&tx.pool);
+    nbd_extents_memory_done(&tx.extents_memory);
     g_free(tx.recv_buffer);
 }

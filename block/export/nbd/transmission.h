@@ -64,6 +64,7 @@ struct NbdTransmission {
     Coroutine *receiver; /* when it waits for requests to be done */
     NbdRequest *idle;
     NbdBufferPool pool;
+    NbdExtentsMemory extents_memory; /* block-status.c */
 
     /* send.c */
     NbdRequest *queue;
