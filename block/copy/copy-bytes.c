@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Copying the bytes of a task: in pieces, each settled as soon as it is safe.
+ * Copying the bytes of a task: in pieces, each settled as soon as it is safe: in the target, or in
+ * the staging buffer if there is one. While that is closed pieces go to the target at once, so that
+ * a request never waits for room that nobody is going to make.
  */
 #include "copy-internal.h"
 #include "util/size.h"
@@ -74,14 +76,14 @@ static int64_t coroutine_fn alike(CopyState *copy, int64_t offset, int64_t bytes
     return whole;
 }
 
-static int coroutine_fn write_zeroes(CopyState *copy, int64_t offset, int64_t bytes)
+int coroutine_fn copy_write_zeroes(CopyState *copy, int64_t offset, int64_t bytes)
 {
     return target_is_zero(copy, offset, bytes)
                ? 0
                : child_co_pwrite_zeroes(copy->target, offset, bytes, REQ_MAY_UNMAP);
 }
 
-/* Copy the first bytes of the range; sets how many. */
+/* Copy the first bytes of the range, in the caller's buffer; sets how many. */
 static int coroutine_fn copy_piece(CopyState *copy, int64_t offset, int64_t bytes, void *buffer,
                                    int64_t *ret_bytes)
 {
@@ -90,7 +92,7 @@ static int coroutine_fn copy_piece(CopyState *copy, int64_t offset, int64_t byte
 
     *ret_bytes = bytes = alike(copy, offset, bytes, &zero);
     if (zero) {
-        return write_zeroes(copy, offset, bytes);
+        return copy_write_zeroes(copy, offset, bytes);
     }
     ret = child_co_pread(copy->source, offset, bytes, buffer);
     if (ret == 0) {
@@ -99,13 +101,65 @@ static int coroutine_fn copy_piece(CopyState *copy, int64_t offset, int64_t byte
     return ret;
 }
 
+/* Read the first units of the range into the staging buffer. -EAGAIN when it is closed. */
+static int coroutine_fn stage_piece(CopyState *copy, int64_t offset, int64_t bytes,
+                                    int64_t *ret_bytes)
+{
+    int64_t unit = copy->unit;
+    StagedRun run;
+    IoVector vec;
+    int ret = 0;
+
+    if (!staging_reserve(copy->staging, offset / unit,
+                         (unsigned)MIN(align_up(bytes, unit) / unit, STAGING_RUN_MAX), &run)) {
+        return -EAGAIN;
+    }
+    *ret_bytes = bytes = alike(copy, offset, MIN(bytes, run.n * unit), &run.zero);
+    staging_trim(copy->staging, &run, (unsigned)(align_up(bytes, unit) / unit));
+    if (!run.zero) {
+        iov_init(&vec);
+        staging_add_memory(copy->staging, &run, &vec, 0, bytes);
+        ret = child_co_preadv(copy->source, offset, bytes, &vec, 0);
+        iov_done(&vec);
+    }
+    if (ret < 0) {
+        staging_trim(copy->staging, &run, 0);
+        return ret;
+    }
+    staging_publish(copy->staging, &run);
+    copy_wake_writer(copy);
+    return 0;
+}
+
+/* Make the first bytes of [offset, end) safe. `*buffer` is made when it is needed. */
+static int coroutine_fn save_piece(CopyState *copy, int64_t offset, int64_t end, int64_t chunk,
+                                   void **buffer, int64_t *ret_bytes)
+{
+    if (copy->staging && is_aligned(offset, copy->unit)) {
+        int64_t most = MAX(COPY_MAX_CHUNK, copy->unit);
+        int ret = stage_piece(copy, offset, MIN(end - offset, most), ret_bytes);
+
+        if (ret != -EAGAIN) {
+            return ret;
+        }
+        if (atomic_load(&copy->cancelled)) {
+            return -ECANCELED;
+        }
+    }
+    if (!*buffer) {
+        *buffer = take_buffer(copy, chunk);
+    }
+    return *buffer ? copy_piece(copy, offset, MIN(end - offset, chunk), *buffer, ret_bytes)
+                   : -ENOMEM;
+}
+
 int coroutine_fn copy_task_bytes(CopyState *copy, const CopyTask *task)
 {
     int64_t offset = task->offset, settled = offset;
     int64_t end = MIN(task->end, copy->size);
     int64_t chunk = MIN(end - offset, COPY_MAX_CHUNK);
-    void *buffer = take_buffer(copy, chunk);
-    int ret = buffer ? 0 : -ENOMEM;
+    void *buffer = NULL;
+    int ret = 0;
 
     while (ret == 0 && offset < end) {
         int64_t done, whole;
@@ -114,7 +168,7 @@ int coroutine_fn copy_task_bytes(CopyState *copy, const CopyTask *task)
             ret = -ECANCELED;
             break;
         }
-        ret = copy_piece(copy, offset, MIN(end - offset, chunk), buffer, &done);
+        ret = save_piece(copy, offset, end, chunk, &buffer, &done);
         if (ret == 0) {
             offset += done;
             whole = offset == end ? task->end : align_down(offset, copy->unit);

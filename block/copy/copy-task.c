@@ -167,13 +167,25 @@ int coroutine_fn copy_range(CopyState *copy, int64_t offset, int64_t bytes)
     return ret;
 }
 
-void coroutine_fn copy_settle(CopyState *copy, int64_t offset, int64_t end)
+/* Nothing is pending in these whole units any more. The last one of a cluster to leave takes it out
+ * of what is shown. */
+static void coroutine_fn clear_pending(CopyState *copy, int64_t offset, int64_t end)
 {
     RangeHold hold;
 
     range_lock_exclusive(copy->ranges, &hold, offset, end - offset);
     bitmap_reset_range(copy->pending, offset, end - offset);
     range_unlock(copy->ranges, &hold);
+    for (int64_t begin = align_down(offset, copy->cluster); begin < end; begin += copy->cluster) {
+        if (!copy_is_pending(copy, begin, copy->cluster)) {
+            bitmap_reset_range(copy->shown, begin, copy->cluster);
+        }
+    }
+}
+
+void coroutine_fn copy_settle(CopyState *copy, int64_t offset, int64_t end)
+{
+    clear_pending(copy, offset, end);
     atomic_fetch_add(&copy->bytes_done, MIN(end, copy->size) - offset);
 }
 
@@ -182,7 +194,6 @@ void coroutine_fn copy_forget(CopyState *copy, int64_t offset, int64_t bytes)
     int64_t end = offset + bytes >= copy->size ? align_up(copy->size, copy->unit)
                                                : align_down(offset + bytes, copy->unit);
     CopyTask *task;
-    RangeHold hold;
 
     offset = align_up(offset, copy->unit);
     if (offset >= end) {
@@ -193,7 +204,8 @@ void coroutine_fn copy_forget(CopyState *copy, int64_t offset, int64_t bytes)
         co_queue_wait(&task->waiters, &copy->lock);
     }
     g_mutex_unlock(&copy->lock);
-    range_lock_exclusive(copy->ranges, &hold, offset, end - offset);
-    bitmap_reset_range(copy->pending, offset, end - offset);
-    range_unlock(copy->ranges, &hold);
+    clear_pending(copy, offset, end);
+    if (copy->staging) {
+        staging_drop(copy->staging, offset / copy->unit, end / copy->unit);
+    }
 }

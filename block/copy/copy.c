@@ -8,6 +8,9 @@
 
 #include <inttypes.h>
 
+/* Larger disks are copied in clusters, to keep the bitmap of units small. */
+#define SMALL_UNITS_MAX (16 * TiB)
+
 /* --- making --- */
 
 /* 0 with an error when there is no such cluster size. */
@@ -32,9 +35,11 @@ static int64_t choose_cluster(BlockChild *target, int64_t min_cluster, GError **
  * What is copied at once at least. Where nothing asks for more than a write touches, a small write
  * costs a small copy: neither the target has clusters, nor the user has said how much.
  */
-static int64_t choose_unit(BlockChild *target, int64_t cluster, int64_t min_cluster)
+static int64_t choose_unit(const CopyState *copy, BlockChild *target, int64_t min_cluster)
 {
-    if (min_cluster || node_cluster_size(target->node)) {
+    int64_t cluster = copy->cluster;
+
+    if (min_cluster || node_cluster_size(target->node) || copy->size > SMALL_UNITS_MAX) {
         return cluster;
     }
     return CLAMP(target->node->limits.request_alignment, COPY_MIN_UNIT, cluster);
@@ -42,27 +47,34 @@ static int64_t choose_unit(BlockChild *target, int64_t cluster, int64_t min_clus
 
 CopyState *copy_new(BlockChild *source, BlockChild *target, int64_t min_cluster, GError **error)
 {
-    BitmapAddOptions options = { .disabled = true };
-    int64_t cluster = choose_cluster(target, min_cluster, error);
+    BitmapAddOptions shown = { .disabled = true }, pending = { .disabled = true };
     CopyState *copy;
 
-    if (!cluster) {
+    shown.granularity = choose_cluster(target, min_cluster, error);
+    if (!shown.granularity) {
         return NULL;
     }
     copy = g_new0(CopyState, 1);
-    copy->cluster = cluster;
-    copy->unit = options.granularity = choose_unit(target, cluster, min_cluster);
-    copy->pending = bitmap_add(source->node->bitmaps, &options, NULL, error);
-    if (!copy->pending) {
+    copy->shown = bitmap_add(source->node->bitmaps, &shown, NULL, error);
+    if (!copy->shown) {
         g_free(copy);
         return NULL;
     }
     copy->source = source;
     copy->target = target;
     copy->size = node_size(source->node);
+    copy->cluster = shown.granularity;
+    copy->unit = pending.granularity = choose_unit(copy, target, min_cluster);
+    copy->list = bitmap_list_new(source->node->node_name, copy->size);
+    copy->pending = bitmap_add(copy->list, &pending, NULL, error);
     copy->ranges = range_lock_new();
     g_mutex_init(&copy->lock);
     co_queue_init(&copy->turns);
+    if (!copy->pending) {
+        copy_free(copy);
+        return NULL;
+    }
+    bitmap_set_range(copy->shown, 0, copy->size);
     bitmap_set_range(copy->pending, 0, copy->size);
     return copy;
 }
@@ -73,7 +85,11 @@ void copy_free(CopyState *copy)
         return;
     }
     g_assert(!copy->tasks);
-    bitmap_remove(copy->pending, NULL, NULL);
+    copy_park(copy); /* what is staged is of no use any more */
+    event_loop_free(copy->writer_loop);
+    staging_free(copy->staging);
+    bitmap_remove(copy->shown, NULL, NULL);
+    bitmap_list_free(copy->list);
     range_lock_free(copy->ranges);
     while (copy->n_spare) {
         buffer_free(copy->spare[--copy->n_spare]);
@@ -93,25 +109,6 @@ static void add_areas(DirtyBitmap *to, DirtyBitmap *from, int64_t size)
     }
 }
 
-/* What is dirty in `bitmap`, in whole clusters. */
-static bool add_clusters(CopyState *copy, DirtyBitmap *bitmap, GError **error)
-{
-    BitmapAddOptions options = { .granularity = copy->cluster, .disabled = true };
-    DirtyBitmap *clusters = bitmap_add(copy->source->node->bitmaps, &options, NULL, error);
-    bool ok = clusters != NULL;
-
-    if (ok && bitmap_is_busy(bitmap)) {
-        add_areas(clusters, bitmap, copy->size);
-    } else {
-        ok = ok && bitmap_merge(clusters, &bitmap, 1, NULL, error);
-    }
-    ok = ok && bitmap_merge(copy->pending, &clusters, 1, NULL, error);
-    if (clusters) {
-        bitmap_remove(clusters, NULL, NULL);
-    }
-    return ok;
-}
-
 bool copy_restrict(CopyState *copy, DirtyBitmap *bitmap, GError **error)
 {
     if (!bitmap_check(bitmap, BITMAP_NEED_CONSISTENT, error)) {
@@ -125,7 +122,15 @@ bool copy_restrict(CopyState *copy, DirtyBitmap *bitmap, GError **error)
                      bitmap_name(bitmap), copy->size, bitmap_size(bitmap));
         return false;
     }
-    return bitmap_clear(copy->pending, NULL, error) && add_clusters(copy, bitmap, error);
+    if (!bitmap_clear(copy->shown, NULL, error) || !bitmap_clear(copy->pending, NULL, error)) {
+        return false;
+    }
+    if (bitmap_is_busy(bitmap)) {
+        add_areas(copy->shown, bitmap, copy->size);
+    } else if (!bitmap_merge(copy->shown, &bitmap, 1, NULL, error)) {
+        return false;
+    }
+    return bitmap_merge(copy->pending, &copy->shown, 1, NULL, error);
 }
 
 int64_t copy_cluster_size(const CopyState *copy)
@@ -145,7 +150,7 @@ RangeLock *copy_ranges(CopyState *copy)
 
 DirtyBitmap *copy_pending_bitmap(CopyState *copy)
 {
-    return copy->pending;
+    return copy->shown;
 }
 
 /* --- looking --- */
@@ -167,6 +172,14 @@ bool copy_is_pending(CopyState *copy, int64_t offset, int64_t bytes)
     return copy_next_pending(copy, offset, end) < end;
 }
 
+int64_t copy_pending_bytes(CopyState *copy)
+{
+    int64_t bytes = bitmap_dirty_bytes(copy->pending);
+    int64_t beyond = align_up(copy->size, copy->unit) - copy->size;
+
+    return beyond && bitmap_get(copy->pending, copy->size - 1) ? bytes - beyond : bytes;
+}
+
 int64_t copy_bytes_done(const CopyState *copy)
 {
     return atomic_load(&copy->bytes_done);
@@ -174,5 +187,7 @@ int64_t copy_bytes_done(const CopyState *copy)
 
 void copy_cancel(CopyState *copy)
 {
-    atomic_store(&copy->cancelled, true);
+    if (!atomic_exchange(&copy->cancelled, true) && copy->staging) {
+        staging_close(copy->staging); /* for good */
+    }
 }

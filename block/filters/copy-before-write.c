@@ -3,61 +3,50 @@
  * The filter `copy-before-write`: a disk in use, and the frozen view of it at one instant.
  *
  * The view is frozen when the filter is put over the disk. A part of the view is in one of three
- * places: *pending*, as it was, still on the disk; *copied*, in the target, because the
- * guest was about to change it; or *out of reach*, because it was not asked for (`bitmap`) or
- * was discarded from the view. The guest passes through to the disk; before it changes what is
- * pending, that is copied. What is out of reach is so in whole clusters; what is pending is so in
- * the copying engine's units, so that a small write costs a small copy.
+ * places: *pending*, as it was, still on the disk; *copied*, because the guest was about to change
+ * it; or *out of reach*, because it was not asked for (`bitmap`) or was discarded from the view.
+ * The guest passes through to the disk; before it changes what is pending, that is copied. What is
+ * out of reach is so in whole clusters; what is pending is so in the copying engine's units, so
+ * that a small write costs a small copy.
+ *
+ * What is copied is in the target, or, with `staging-size`, on its way there in a buffer in
+ * memory: either way it is *safe*, and the guest goes on.
  *
  * Invariants, with the copying engine's (block/copy/copy-task.c):
  *
  *  1. A guest's write, zero-write or discard goes to the disk only when nothing that it touches is
  *     pending, or the view is broken and no reader is on the disk.
  *  2. A unit stops being pending only while its range is held exclusively, after its old bytes
- *     are in the target (or nobody may read them any more).
+ *     are safe (or nobody may read them any more).
  *  3. A reader of the view holds its range shared from before it looks what is pending until it has
  *     read what it found on the disk. By 2 and 1 no write reaches that part of the disk meanwhile,
  *     and none has since the freeze.
- *  4. What a reader found copied stays so: it reads the target without holding anything.
+ *  4. What a reader found copied stays so: it reads memory or the target without holding anything.
+ *     A staged unit leaves the buffer only when the target has it, so what is copied and not in
+ *     the buffer is in the target; and its memory is used anew only when nobody reads it.
  *  5. The view is broken before a write goes past a failed copy; and a write goes past one
  *     only after all readers that may not know have left the disk. A broken view gives no bytes,
  *     so a copy that is still at work then may well read what the guest is writing.
- *  6. A range discarded from the view is out of reach before it stops being pending.
+ *  6. A range discarded from the view is out of reach before it stops being pending; what is staged
+ *     of it is dropped.
+ *  7. The view is broken before staged bytes are dropped that it may still need, and a reader of
+ * what is copied looks whether the view is whole after it has read.
+ *  8. While the node is drained nothing is on its way to the target, and no request waits for room
+ *     in the buffer: it copies to the target by itself.
+ *
+ * When the target fails, `on-cbw-error` decides about the guest's write that waits for the copy.
+ * Where the bytes were staged no write waits any more: it was acknowledged. Then the view breaks,
+ * whatever `on-cbw-error` says. When the filter goes, what is still staged goes with it, since
+ * the view that could read it is gone as well.
  *
  * So a write over what is not pending takes no lock at all, which is every write but the first to
  * a place, and readers and writers of different ranges never wait for each other.
  */
-#include "block/copy.h"
-#include "block/driver.h"
 #include "block/drivers.h"
+#include "cbw.h"
 #include "util/error.h"
-#include "util/event-loop.h"
-#include "util/size.h"
 
 #include <errno.h>
-
-/* The most that a reader holds of the view at a time. */
-#define READ_HOLD_MAX (512 * KiB)
-
-#define NANOSECONDS INT64_C(1000000000)
-
-typedef struct CbwState {
-    BlockChild *target;
-    CopyState *copy;
-    RangeLock *ranges;   /* of `copy` */
-    int64_t size;        /* of the view */
-    DirtyBitmap *access; /* clusters that the view may read */
-    DirtyBitmap *done;   /* clusters that the guest may write, for queries */
-    OnCbwError on_error;
-    int64_t timeout_ns; /* 0: none */
-
-    atomic_bool broken;       /* the view is lost */
-    atomic_bool readers_gone; /* no reader that found it whole is on the disk */
-
-    /* Copies that a guest's write has stopped waiting for, and whether none may be added. */
-    atomic_int abandoned;
-    atomic_bool quiet;
-} CbwState;
 
 /* --- opening --- */
 
@@ -121,6 +110,7 @@ static void cbw_close(BlockNode *node)
         bitmap_remove(cbw->done, NULL, NULL);
     }
     copy_free(cbw->copy);
+    g_free(atomic_load(&cbw->why));
 }
 
 static bool cbw_open(BlockNode *node, const BlockdevOptions *options, GError **error)
@@ -146,7 +136,10 @@ static bool cbw_open(BlockNode *node, const BlockdevOptions *options, GError **e
         return false;
     }
     cbw->ranges = copy_ranges(cbw->copy);
-    if ((own->bitmap && !restrict_to(cbw, own->bitmap, error)) || !add_bitmaps(node, error)) {
+    if ((own->bitmap && !restrict_to(cbw, own->bitmap, error)) || !add_bitmaps(node, error) ||
+        (own->has_staging_size && own->staging_size &&
+         !copy_stage(cbw->copy, (int64_t)MIN(own->staging_size, INT64_MAX), cbw_staging_failed,
+                     node, error))) {
         cbw_close(node);
         return false;
     }
@@ -184,166 +177,6 @@ static void cbw_refresh_limits(BlockNode *node)
     };
 }
 
-/* --- copying before a write --- */
-
-/* A copy with a time limit. Everything happens on the loop of the guest's write. */
-typedef struct TimedCopy {
-    BlockNode *node;
-    int64_t offset, bytes;
-    Coroutine *waiter; /* NULL when nobody waits, or it has been woken */
-    bool done;
-    bool abandoned;
-    int ret;
-} TimedCopy;
-
-static void wake_waiter(TimedCopy *timed)
-{
-    Coroutine *waiter = g_steal_pointer(&timed->waiter);
-
-    if (waiter) {
-        coroutine_wake(waiter);
-    }
-}
-
-static void time_is_up(void *opaque)
-{
-    wake_waiter(opaque);
-}
-
-static void forget_abandoned(CbwState *cbw)
-{
-    atomic_fetch_sub(&cbw->abandoned, 1);
-    event_loop_notify(event_loop_main());
-}
-
-static void coroutine_fn timed_copy_entry(void *opaque)
-{
-    TimedCopy *timed = opaque;
-    CbwState *cbw = timed->node->state;
-
-    timed->ret = copy_range(cbw->copy, timed->offset, timed->bytes);
-    timed->done = true;
-    if (timed->abandoned) {
-        g_free(timed);
-        forget_abandoned(cbw);
-    } else {
-        wake_waiter(timed);
-    }
-}
-
-static void coroutine_fn wait_until_done(TimedCopy *timed)
-{
-    while (!timed->done) {
-        timed->waiter = coroutine_self();
-        coroutine_yield();
-    }
-}
-
-/* The time is up: leave the copy alone, unless the node is being drained, which means that
- * whatever we began has to end within our request. */
-static bool try_abandon(CbwState *cbw, TimedCopy *timed)
-{
-    atomic_fetch_add(&cbw->abandoned, 1);
-    if (atomic_load(&cbw->quiet)) {
-        forget_abandoned(cbw);
-        return false;
-    }
-    timed->abandoned = true;
-    return true;
-}
-
-static int coroutine_fn copy_with_timeout(BlockNode *node, int64_t offset, int64_t bytes)
-{
-    CbwState *cbw = node->state;
-    TimedCopy *timed = g_new0(TimedCopy, 1);
-    EventTimer *timer;
-    int ret;
-
-    *timed = (TimedCopy){ .node = node, .offset = offset, .bytes = bytes };
-    coroutine_start(timed_copy_entry, timed);
-    if (!timed->done) {
-        timer = event_timer_new(event_loop_current(), time_is_up, timed);
-        event_timer_set(timer, event_loop_now_ns() + cbw->timeout_ns);
-        timed->waiter = coroutine_self();
-        coroutine_yield();
-        event_timer_free(timer);
-    }
-    ret = timed->done ? timed->ret : -ETIMEDOUT;
-    if (!timed->done) {
-        if (cbw->on_error == ON_CBW_ERROR_BREAK_SNAPSHOT) {
-            copy_cancel(cbw->copy); /* what is left of it is of no use */
-        }
-        if (try_abandon(cbw, timed)) {
-            return ret;
-        }
-        wait_until_done(timed);
-    }
-    g_free(timed);
-    return ret;
-}
-
-/* The view is lost: from here on readers fail. Then wait until those that began before are gone. */
-static void coroutine_fn break_view(CbwState *cbw)
-{
-    RangeHold hold;
-
-    if (atomic_load(&cbw->readers_gone)) {
-        return;
-    }
-    atomic_store(&cbw->broken, true);
-    copy_cancel(cbw->copy);
-    range_lock_exclusive(cbw->ranges, &hold, 0, INT64_MAX);
-    range_unlock(cbw->ranges, &hold);
-    atomic_store(&cbw->readers_gone, true);
-}
-
-static int coroutine_fn copy_old_bytes(BlockNode *node, int64_t offset, int64_t bytes)
-{
-    CbwState *cbw = node->state;
-
-    return cbw->timeout_ns ? copy_with_timeout(node, offset, bytes)
-                           : copy_range(cbw->copy, offset, bytes);
-}
-
-/* Returns 0 when the guest may write the range. */
-static int coroutine_fn before_write(BlockNode *node, int64_t offset, int64_t bytes, unsigned flags)
-{
-    CbwState *cbw = node->state;
-    int ret = 0;
-
-    if (flags & REQ_WRITE_UNCHANGED) {
-        return 0;
-    }
-    if (copy_is_pending(cbw->copy, offset, bytes)) {
-        ret = atomic_load(&cbw->broken) ? -ECANCELED : copy_old_bytes(node, offset, bytes);
-        if (ret < 0 && cbw->on_error == ON_CBW_ERROR_BREAK_SNAPSHOT) {
-            break_view(cbw);
-            return 0;
-        }
-    }
-    if (ret == 0) {
-        bitmap_set_range(cbw->done, offset, bytes);
-    }
-    return ret;
-}
-
-static void cbw_drain_begin(BlockNode *node)
-{
-    CbwState *cbw = node->state;
-
-    atomic_store(&cbw->quiet, true);
-    while (atomic_load(&cbw->abandoned)) {
-        event_loop_poll(event_loop_main(), true);
-    }
-}
-
-static void cbw_drain_end(BlockNode *node)
-{
-    CbwState *cbw = node->state;
-
-    atomic_store(&cbw->quiet, false);
-}
-
 /* --- the guest --- */
 
 static int coroutine_fn cbw_co_preadv(BlockNode *node, int64_t offset, int64_t bytes, IoVector *vec,
@@ -355,7 +188,7 @@ static int coroutine_fn cbw_co_preadv(BlockNode *node, int64_t offset, int64_t b
 static int coroutine_fn cbw_co_pwritev(BlockNode *node, int64_t offset, int64_t bytes,
                                        IoVector *vec, unsigned flags)
 {
-    int ret = before_write(node, offset, bytes, flags);
+    int ret = cbw_before_write(node, offset, bytes, flags);
 
     return ret < 0 ? ret : child_co_pwritev(node->file, offset, bytes, vec, flags);
 }
@@ -363,14 +196,14 @@ static int coroutine_fn cbw_co_pwritev(BlockNode *node, int64_t offset, int64_t 
 static int coroutine_fn cbw_co_pwrite_zeroes(BlockNode *node, int64_t offset, int64_t bytes,
                                              unsigned flags)
 {
-    int ret = before_write(node, offset, bytes, flags);
+    int ret = cbw_before_write(node, offset, bytes, flags);
 
     return ret < 0 ? ret : child_co_pwrite_zeroes(node->file, offset, bytes, flags);
 }
 
 static int coroutine_fn cbw_co_pdiscard(BlockNode *node, int64_t offset, int64_t bytes)
 {
-    int ret = before_write(node, offset, bytes, 0);
+    int ret = cbw_before_write(node, offset, bytes, 0);
 
     return ret < 0 ? ret : child_co_pdiscard(node->file, offset, bytes);
 }
@@ -393,115 +226,6 @@ static int coroutine_fn cbw_co_truncate(BlockNode *node, int64_t size, GError **
     return ret;
 }
 
-/* --- the view --- */
-
-/* A range of the view with its bytes in one place. While they are on the disk it is held, for as
- * long as a guest's write to the same place may have to wait: readers take short ones. */
-typedef struct ViewPiece {
-    int64_t bytes;
-    bool on_disk;
-    RangeHold hold;
-} ViewPiece;
-
-static int coroutine_fn view_begin(CbwState *cbw, int64_t offset, int64_t bytes, ViewPiece *ret)
-{
-    int64_t end = offset + bytes;
-
-    range_lock_shared(cbw->ranges, &ret->hold, offset, end - offset);
-    if (atomic_load(&cbw->broken) || bitmap_next_clean(cbw->access, offset, end) == offset) {
-        range_unlock(cbw->ranges, &ret->hold);
-        return -EACCES;
-    }
-    end = bitmap_next_clean(cbw->access, offset, end);
-    ret->on_disk = copy_next_pending(cbw->copy, offset, end) == offset;
-    if (ret->on_disk) {
-        ret->bytes = copy_next_settled(cbw->copy, offset, end) - offset;
-    } else {
-        ret->bytes = copy_next_pending(cbw->copy, offset, end) - offset;
-        range_unlock(cbw->ranges, &ret->hold);
-    }
-    return 0;
-}
-
-static void view_end(CbwState *cbw, ViewPiece *piece)
-{
-    if (piece->on_disk) {
-        range_unlock(cbw->ranges, &piece->hold);
-    }
-}
-
-static int coroutine_fn view_read_piece(BlockNode *node, int64_t offset, ViewPiece *piece,
-                                        IoVector *vec, int64_t done)
-{
-    CbwState *cbw = node->state;
-    BlockChild *place = piece->on_disk ? node->file : cbw->target;
-    IoVector slice;
-    int ret;
-
-    iov_init(&slice);
-    iov_add_slice(&slice, vec, done, piece->bytes);
-    ret = child_co_preadv(place, offset + done, piece->bytes, &slice, 0);
-    view_end(cbw, piece);
-    iov_done(&slice);
-    return ret;
-}
-
-static int coroutine_fn cbw_co_preadv_snapshot(BlockNode *node, int64_t offset, int64_t bytes,
-                                               IoVector *vec)
-{
-    CbwState *cbw = node->state;
-    ViewPiece piece;
-    int ret = 0;
-
-    if (bitmap_next_clean(cbw->access, offset, offset + bytes) < offset + bytes) {
-        return -EACCES;
-    }
-    for (int64_t done = 0; done < bytes && ret == 0; done += piece.bytes) {
-        ret = view_begin(cbw, offset + done, MIN(bytes - done, READ_HOLD_MAX), &piece);
-        if (ret < 0) {
-            return ret;
-        }
-        ret = view_read_piece(node, offset, &piece, vec, done);
-    }
-    return ret;
-}
-
-/* Nothing lies behind the view: what the disk's whole chain says of a range is what it is. */
-static int coroutine_fn cbw_co_snapshot_block_status(BlockNode *node, int64_t offset, int64_t bytes,
-                                                     BlockStatus *ret_status)
-{
-    CbwState *cbw = node->state;
-    BlockNode *place;
-    ViewPiece piece;
-    int ret = view_begin(cbw, offset, bytes, &piece);
-
-    if (ret < 0) {
-        return ret;
-    }
-    place = piece.on_disk ? node->file->node : cbw->target->node;
-    ret = node_co_block_status_above(place, NULL, offset, piece.bytes, ret_status);
-    view_end(cbw, &piece);
-    if (ret == 0) {
-        ret_status->flags |= BLOCK_STATUS_ALLOCATED;
-    }
-    return ret;
-}
-
-static int coroutine_fn cbw_co_pdiscard_snapshot(BlockNode *node, int64_t offset, int64_t bytes)
-{
-    CbwState *cbw = node->state;
-    int64_t cluster = copy_cluster_size(cbw->copy);
-    int64_t end = offset + bytes >= cbw->size ? cbw->size : align_down(offset + bytes, cluster);
-
-    offset = align_up(offset, cluster);
-    if (offset >= end) {
-        return 0;
-    }
-    bitmap_reset_range(cbw->access, offset, end - offset);
-    copy_forget(cbw->copy, offset, end - offset);
-    return child_co_pdiscard(cbw->target, offset, end - offset);
-}
-
 static const BlockDriver copy_before_write_driver = {
     .name = "copy-before-write",
     .state_size = sizeof(CbwState),
@@ -520,6 +244,7 @@ static const BlockDriver copy_before_write_driver = {
     .co_pdiscard_snapshot = cbw_co_pdiscard_snapshot,
     .drain_begin = cbw_drain_begin,
     .drain_end = cbw_drain_end,
+    .specific_info = cbw_specific_info,
 };
 
 void copy_before_write_driver_register(void)

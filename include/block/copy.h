@@ -47,7 +47,7 @@ RangeLock *copy_ranges(CopyState *copy);
  * control plane. */
 bool copy_restrict(CopyState *copy, DirtyBitmap *bitmap, GError **error);
 
-/* What is to be copied now, for a copy of it. Before any request. */
+/* The clusters that have something to be copied, for a copy of it. Before any request. */
 DirtyBitmap *copy_pending_bitmap(CopyState *copy);
 
 /* Whether any unit that the range touches is still to be copied. Any thread, no lock. */
@@ -56,8 +56,8 @@ bool copy_is_pending(CopyState *copy, int64_t offset, int64_t bytes);
 int64_t copy_next_pending(CopyState *copy, int64_t offset, int64_t end);
 int64_t copy_next_settled(CopyState *copy, int64_t offset, int64_t end);
 
-/* Copy what is pending in the units that the range touches; returns when all of it is in the
- * target, also by others. -errno of the first failure; what failed stays pending. */
+/* Copy what is pending in the units that the range touches; returns when all of it is safe, also
+ * by others. -errno of the first failure; what failed stays pending. */
 int coroutine_fn copy_range(CopyState *copy, int64_t offset, int64_t bytes);
 
 /* Nobody needs the copies any more: calls of copy_range() return -ECANCELED as soon as they can.
@@ -65,8 +65,35 @@ int coroutine_fn copy_range(CopyState *copy, int64_t offset, int64_t bytes);
 void copy_cancel(CopyState *copy);
 
 /* Forget the whole units inside the range: nobody needs them any more. Waits for those that are
- * being copied. */
+ * being copied, or written from the staging buffer. */
 void coroutine_fn copy_forget(CopyState *copy, int64_t offset, int64_t bytes);
+
+/*
+ * Staging: from now on what is copied is safe when it is in a buffer of `bytes` in memory; from
+ * there it goes to the target in the background, on a thread of its own. When the buffer is full,
+ * copy_range() waits for room. When writing to the target fails, `fn` is called, on any thread; it
+ * calls copy_cancel(), and sees that nobody uses what was copied any more, for what was staged is
+ * dropped. Before any request; fails in words when there is no room for a unit.
+ */
+typedef void CopyFailedFn(void *opaque, int ret);
+bool copy_stage(CopyState *copy, int64_t bytes, CopyFailedFn *fn, void *opaque, GError **error);
+
+/* Wait until nothing is being written in the background; until copy_unpark() nothing will be, and
+ * copy_range() copies to the target by itself instead of waiting for room. Nests. Main thread. */
+void copy_park(CopyState *copy);
+void copy_unpark(CopyState *copy);
+
+/* What is copied is staged or in the target. The first staged byte in [offset, end); `end` if none.
+ * What was seen as copied and not staged is in the target. */
+int64_t copy_next_staged(CopyState *copy, int64_t offset, int64_t end);
+/* How many bytes from `offset` on are staged, and alike: all known to be zero or not. */
+int64_t copy_staged(CopyState *copy, int64_t offset, int64_t end, bool *ret_zero);
+/* Read as many to vec[at...]; returns how many, 0 when `offset` is not staged. */
+int64_t copy_read_staged(CopyState *copy, int64_t offset, int64_t end, IoVector *vec, int64_t at);
+int64_t copy_staged_bytes(CopyState *copy);
+
+/* Bytes still to be copied. Control plane. */
+int64_t copy_pending_bytes(CopyState *copy);
 
 /* Bytes copied since the beginning. */
 int64_t copy_bytes_done(const CopyState *copy);

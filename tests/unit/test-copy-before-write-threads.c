@@ -225,15 +225,17 @@ static void tear_down(void)
 }
 
 #define WHOLE_CLUSTERS ",'min-cluster-size':65536"
+#define STAGING        ",'staging-size':262144"
 #define BREAK_SNAPSHOT ",'on-cbw-error':'break-snapshot'"
 
 static void run_rounds(const char *options, bool target_fails, bool restricted)
 {
     GRand *random = g_rand_new_with_seed(test_seed());
-    WorkerGroup *writers;
+    WorkerGroup *writers, *readers;
 
     set_up();
-    view_may_break = target_fails && strstr(options, "break-snapshot");
+    view_may_break =
+        target_fails && (strstr(options, "break-snapshot") || strstr(options, "staging"));
     access_is_restricted = restricted;
     disk->reads_may_race =
         view_may_break; /* a copy for a view that is lost, never given to anybody */
@@ -247,7 +249,11 @@ static void run_rounds(const char *options, bool target_fails, bool restricted)
             atomic_store(&target->fail_after, g_rand_int_range(random, 0, 20));
             atomic_store(&target->fail_writes, ENOSPC);
         }
-        run_workers(READERS, THREADS, reader);
+        readers = start_workers(READERS, THREADS, reader);
+        for (int i = 0; i < 4; i++) {
+            drain_end(drain_begin_node(node_find(i % 2 ? "target" : "disk")));
+        }
+        finish_workers(readers);
         if (target_fails && !view_may_break) {
             atomic_store(&target->fail_writes, 0);
             run_workers(READERS, THREADS, reader);
@@ -264,6 +270,21 @@ static void run_rounds(const char *options, bool target_fails, bool restricted)
 static void test_views_are_true(void)
 {
     run_rounds("", false, false);
+}
+
+static void test_staged_views_are_true(void)
+{
+    run_rounds(STAGING, false, false);
+}
+
+static void test_staged_views_of_clusters_are_true(void)
+{
+    run_rounds(WHOLE_CLUSTERS STAGING, false, true);
+}
+
+static void test_failed_staging_breaks_the_view(void)
+{
+    run_rounds(STAGING, true, false);
 }
 
 static void test_views_of_clusters_are_true(void)
@@ -317,6 +338,10 @@ int main(int argc, char **argv)
     g_test_add_func("/views/failed-copies-fail-the-write",
                     test_failed_copies_fail_the_guests_write);
     g_test_add_func("/views/failed-copies-break-the-view", test_failed_copies_break_the_view);
+    g_test_add_func("/views/staged-ones-are-true", test_staged_views_are_true);
+    g_test_add_func("/views/staged-ones-of-clusters-are-true",
+                    test_staged_views_of_clusters_are_true);
+    g_test_add_func("/views/failed-staging-breaks-the-view", test_failed_staging_breaks_the_view);
     g_test_add_func("/views/a-lost-copy-is-noticed", test_a_lost_copy_is_noticed);
     return io_harness_run();
 }

@@ -129,6 +129,7 @@ static void test_only_the_first_write_to_a_cluster_copies(void)
  * goes on where another one was. */
 static void test_a_small_write_costs_a_small_copy(void)
 {
+    DirtyBitmap *shown;
     Fixture f;
 
     fixture_begin(&f);
@@ -142,8 +143,12 @@ static void test_a_small_write_costs_a_small_copy(void)
     do_fill(f.guest, 2 * CLUSTER + 3 * 4096, 512, 2);
     g_assert_cmpint(atomic_load(&f.target->writes), ==, 2);
     g_assert_cmpint(atomic_load(&f.target->last_bytes), ==, CLUSTER - 3 * 4096);
+    shown = bitmap_list_next(f.disk_node->bitmaps, NULL);
+    g_assert_cmpint(bitmap_dirty_bytes(shown), ==, 17 * CLUSTER); /* something is pending in each */
     do_fill(f.guest, 3 * CLUSTER, 512, 2);
     g_assert_cmpint(atomic_load(&f.target->last_bytes), ==, CLUSTER);
+    do_fill(f.guest, 2 * CLUSTER, 1, 2);
+    g_assert_cmpint(bitmap_dirty_bytes(shown), ==, 15 * CLUSTER);
     do_fill(f.guest, SIZE - 512, 512, 2);
     g_assert_cmpint(atomic_load(&f.target->last_bytes), ==, 512);
     assert_frozen(&f, 0, SIZE);
