@@ -61,6 +61,15 @@ bool node_is_listed(const BlockNode *node);
 /* Close (when open), detach children, leave the registry, free. */
 void node_destroy(BlockNode *node);
 
+/* --- opening (open.c) --- */
+
+/* The name of the driver whose images begin like this; "raw" when nobody knows them. */
+const char *driver_probe(const uint8_t *head, size_t bytes);
+
+/* Open what `ref` describes as an inline child of `parent` (or NULL) in `role` would be, or take a
+ * reference of what it names, without attaching it. */
+BlockNode *node_open_for(BlockNode *parent, const BlockdevRef *ref, ChildRole role, GError **error);
+
 /* --- edges (edge.c) --- */
 
 /* An edge and its reference, without permissions; exactly one of parent and backend is given. */
@@ -68,6 +77,12 @@ BlockChild *edge_new(BlockNode *parent, BlockBackend *backend, BlockNode *node, 
                      ChildRole role);
 /* Leave the graph and drop the reference; permissions are the caller's business. */
 void edge_free(BlockChild *edge);
+/* The same, taken back by `undo`. */
+void edge_detach(BlockChild *edge, UndoStack *undo);
+
+/* A new edge, taken back by `undo`; permissions are the caller's business. */
+void edge_attach(BlockNode *parent, BlockNode *node, const char *name, ChildRole role,
+                 UndoStack *undo);
 
 /* Point the edge elsewhere, taken back by `undo`; permissions are the caller's business. */
 void edge_move(BlockChild *edge, BlockNode *node, UndoStack *undo);
@@ -143,7 +158,8 @@ typedef struct OptionIter {
     const QapiMember *member;
     const void *slot;
     bool is_child;
-    const BlockdevRef *child; /* what a child member says; NULL when it is absent */
+    bool child_is_null;       /* a child member says that there is to be none */
+    const BlockdevRef *child; /* what a child member says; NULL when it is absent or null */
 } OptionIter;
 
 void option_iter_init(OptionIter *iter, const BlockdevOptions *options);
@@ -155,6 +171,19 @@ void option_add_flat(json_t *object, const OptionIter *iter);
 
 /* The child that `options` name or describe as `name`; NULL when they do not. */
 const BlockdevRef *options_child(const BlockdevOptions *options, const char *name);
+/* What `backing` says, for drivers that have it; NULL when it is absent, or there is no such
+ * option. */
+const BlockdevRefOrNull *options_backing(const BlockdevOptions *options);
+/* Whether the driver of `options` can have a backing file. */
+bool options_have_backing(const BlockdevOptions *options);
+
+/* --- backing files (backing.c) --- */
+
+/* Whether the node stands over something other than what its header names. */
+bool node_backing_is_overridden(const BlockNode *node);
+/* For blockdev-reopen: exchange, attach or detach the backing child as `given` (or NULL) says. */
+bool backing_reopen(BlockNode *node, const BlockdevRefOrNull *given, UndoStack *undo,
+                    GError **error);
 
 /* --- file names (filename.c) --- */
 

@@ -106,6 +106,22 @@ static bool is_main_child(const BlockChild *edge)
     return edge->role == CHILD_FILTERED || strcmp(edge->name, "file") == 0;
 }
 
+static void edge_link(BlockChild *edge)
+{
+    BlockNode *parent = edge->parent;
+
+    g_ptr_array_add(edge->node->parents, edge);
+    if (parent) {
+        g_ptr_array_add(parent->children, edge);
+        if (is_main_child(edge)) {
+            parent->file = edge;
+        } else if (edge->role == CHILD_COW) {
+            parent->backing = edge;
+        }
+    }
+    drain_edge_added(edge);
+}
+
 BlockChild *edge_new(BlockNode *parent, BlockBackend *backend, BlockNode *node, const char *name,
                      ChildRole role)
 {
@@ -117,20 +133,12 @@ BlockChild *edge_new(BlockNode *parent, BlockBackend *backend, BlockNode *node, 
     edge->name = g_strdup(name);
     edge->role = role;
     edge->shared = PERM_ALL;
-    g_ptr_array_add(node->parents, edge);
-    if (parent) {
-        g_ptr_array_add(parent->children, edge);
-        if (is_main_child(edge)) {
-            parent->file = edge;
-        } else if (role == CHILD_COW) {
-            parent->backing = edge;
-        }
-    }
-    drain_edge_added(edge);
+    edge_link(edge);
     return edge;
 }
 
-void edge_free(BlockChild *edge)
+/* Out of the lists of both ends. */
+static void edge_unlink(BlockChild *edge)
 {
     BlockNode *parent = edge->parent;
 
@@ -143,13 +151,23 @@ void edge_free(BlockChild *edge)
         if (parent->backing == edge) {
             parent->backing = NULL;
         }
-        if (edge->node->inherits_from == parent) {
-            edge->node->inherits_from = NULL;
-        }
+    }
+}
+
+static void edge_drop(BlockChild *edge)
+{
+    if (edge->parent && edge->node->inherits_from == edge->parent) {
+        edge->node->inherits_from = NULL;
     }
     node_unref(edge->node);
     g_free(edge->name);
     g_free(edge);
+}
+
+void edge_free(BlockChild *edge)
+{
+    edge_unlink(edge);
+    edge_drop(edge);
 }
 
 BlockChild *node_attach_child(BlockNode *parent, BlockNode *node, const char *name, ChildRole role,
@@ -234,6 +252,51 @@ void edge_move(BlockChild *edge, BlockNode *node, UndoStack *undo)
     move->old = edge->node;
     edge_point(edge, node_ref(node));
     undo_push(undo, &ops, move);
+}
+
+static void abort_attach(void *opaque)
+{
+    edge_free(opaque);
+}
+
+void edge_attach(BlockNode *parent, BlockNode *node, const char *name, ChildRole role,
+                 UndoStack *undo)
+{
+    static const UndoOps ops = { .abort = abort_attach };
+
+    undo_push(undo, &ops, edge_new(parent, NULL, node, name, role));
+}
+
+static void commit_detach(void *opaque)
+{
+    BlockChild *edge = opaque;
+
+    if (edge->node->inherits_from == edge->parent) {
+        edge->node->inherits_from = NULL;
+    }
+}
+
+static void abort_detach(void *opaque)
+{
+    edge_link(opaque);
+}
+
+/* Whether it was put back, the lists tell. */
+static void clean_detach(void *opaque)
+{
+    BlockChild *edge = opaque;
+
+    if (!g_ptr_array_find(edge->parent->children, edge, NULL)) {
+        edge_drop(edge);
+    }
+}
+
+void edge_detach(BlockChild *edge, UndoStack *undo)
+{
+    static const UndoOps ops = { commit_detach, abort_detach, clean_detach };
+
+    edge_unlink(edge);
+    undo_push(undo, &ops, edge);
 }
 
 bool child_set_node(BlockChild *child, BlockNode *node, UndoStack *undo, GError **error)

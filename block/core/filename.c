@@ -27,6 +27,14 @@ static bool is_weak(const char *name)
     return g_strv_contains((const gchar *const *)weak, name);
 }
 
+/* An image that is told to have no backing file, though its header names one. */
+static void add_no_backing(json_t *full, const BlockNode *node)
+{
+    if (node_backing_is_overridden(node)) {
+        json_object_set_new(full, "backing", json_null());
+    }
+}
+
 /* `budget`: so many nodes are written out; children beyond that are named only. */
 static json_t *full_options(const BlockNode *node, unsigned *budget)
 {
@@ -39,11 +47,16 @@ static json_t *full_options(const BlockNode *node, unsigned *budget)
         const char *name = iter.member->name;
         const BlockChild *child = node_find_child(node, name);
 
+        if (child && child == node->backing && !node_backing_is_overridden(node)) {
+            continue;
+        }
         if (child && *budget == 0) {
             json_object_set_new(full, name, json_string(child->node->node_name));
         } else if (child) {
             --*budget;
             json_object_set_new(full, name, full_options(child->node, budget));
+        } else if (iter.member->type == &qapi_type_BlockdevRefOrNull) {
+            add_no_backing(full, node);
         } else if (!iter.is_child && !is_weak(name)) {
             option_add_flat(full, &iter);
         }
@@ -55,6 +68,9 @@ static bool has_own_options(const BlockNode *node)
 {
     OptionIter iter;
 
+    if (node_backing_is_overridden(node)) {
+        return true;
+    }
     option_iter_init(&iter, node->options);
     while (option_iter_next(&iter)) {
         json_t *value = iter.is_child || is_weak(iter.member->name) ? NULL : option_value(&iter);

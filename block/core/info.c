@@ -5,6 +5,7 @@
  * Filters are shown as a layer over what they filter, as QEMU does: the filtered node is their
  * `backing-image`, and they count in `backing_file_depth`.
  */
+#include "block/backing.h"
 #include "core-internal.h"
 
 /* The layer below in the sense of reports; NULL when there is none. */
@@ -37,14 +38,9 @@ static bool has_dirty_flag(const BlockNode *node)
 
 static void describe_backing(const BlockNode *node, ImageInfo *info)
 {
-    const BlockNode *backing = node->backing ? node->backing->node : NULL;
-
-    if (!backing) {
-        return;
-    }
-    info->backing_filename = g_strdup(backing->filename);
-    info->full_backing_filename = g_strdup(backing->filename);
-    info->backing_filename_format = g_strdup(backing->driver->name);
+    info->backing_filename = g_strdup(node->backing_name);
+    info->full_backing_filename = node_full_backing_name(node, NULL);
+    info->backing_filename_format = g_strdup(node->backing_format);
 }
 
 static ImageInfo *image_info(BlockNode *node, bool flat, GError **error)

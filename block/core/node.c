@@ -163,6 +163,9 @@ void node_destroy(BlockNode *node)
     g_ptr_array_free(node->children, TRUE);
     g_ptr_array_free(node->parents, TRUE);
     g_free(node->filename);
+    g_free(node->backing_name);
+    g_free(node->backing_format);
+    g_free(node->named_backing);
     g_free(node->state);
     g_free(node->node_name);
     g_free(node);

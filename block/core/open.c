@@ -34,6 +34,16 @@ const BlockDriver *driver_find(const char *name)
     return NULL;
 }
 
+const char *driver_probe(const uint8_t *head, size_t bytes)
+{
+    for (size_t i = 0; i < n_drivers; i++) {
+        if (drivers[i]->probe && drivers[i]->probe(head, bytes)) {
+            return drivers[i]->name;
+        }
+    }
+    return "raw";
+}
+
 /* The node that an inline description belongs to, and as what. */
 typedef struct OpenContext {
     BlockNode *parent; /* or NULL */
@@ -129,32 +139,29 @@ BlockNode *node_open(const BlockdevOptions *options, GError **error)
     return open_node(options, &(OpenContext){ 0 }, error);
 }
 
-BlockNode *node_open_ref(const BlockdevRef *ref, GError **error)
+BlockNode *node_open_for(BlockNode *parent, const BlockdevRef *ref, ChildRole role, GError **error)
 {
+    OpenContext context = { parent, role };
     BlockNode *node;
 
     if (ref->type == BLOCKDEV_REF_TYPE_DEFINITION) {
-        return node_open(ref->u.definition, error);
+        return open_node(ref->u.definition, &context, error);
     }
     node = find_reference(ref->u.reference, error);
     return node ? node_ref(node) : NULL;
 }
 
+BlockNode *node_open_ref(const BlockdevRef *ref, GError **error)
+{
+    return node_open_for(NULL, ref, CHILD_OTHER, error);
+}
+
 BlockChild *node_open_child(BlockNode *parent, const BlockdevRef *ref, const char *name,
                             ChildRole role, GError **error)
 {
-    OpenContext context = { parent, role };
+    BlockNode *node = node_open_for(parent, ref, role, error);
     BlockChild *child;
-    BlockNode *node;
 
-    if (ref->type == BLOCKDEV_REF_TYPE_REFERENCE) {
-        node = find_reference(ref->u.reference, error);
-        if (node) {
-            node_ref(node);
-        }
-    } else {
-        node = open_node(ref->u.definition, &context, error);
-    }
     if (!node) {
         return NULL;
     }

@@ -123,6 +123,26 @@ void option_iter_init(OptionIter *iter, const BlockdevOptions *options)
     };
 }
 
+/* A BlockdevRefOrNull begins like a BlockdevRef. */
+G_STATIC_ASSERT(offsetof(BlockdevRefOrNull, type) == offsetof(BlockdevRef, type) &&
+                offsetof(BlockdevRefOrNull, u) == offsetof(BlockdevRef, u) &&
+                (int)BLOCKDEV_REF_OR_NULL_TYPE_DEFINITION == (int)BLOCKDEV_REF_TYPE_DEFINITION &&
+                (int)BLOCKDEV_REF_OR_NULL_TYPE_REFERENCE == (int)BLOCKDEV_REF_TYPE_REFERENCE);
+
+static void take_child(OptionIter *iter)
+{
+    const BlockdevRefOrNull *or_null;
+
+    iter->is_child = iter->member->type == &qapi_type_BlockdevRef ||
+                     iter->member->type == &qapi_type_BlockdevRefOrNull;
+    iter->child = iter->is_child ? *(BlockdevRef *const *)iter->slot : NULL;
+    or_null = (const BlockdevRefOrNull *)iter->child;
+    iter->child_is_null = or_null && or_null->type == BLOCKDEV_REF_OR_NULL_TYPE_NULL;
+    if (iter->child_is_null) {
+        iter->child = NULL;
+    }
+}
+
 bool option_iter_next(OptionIter *iter)
 {
     if (!iter->branch || iter->next == iter->branch->as.object.n_members) {
@@ -130,8 +150,7 @@ bool option_iter_next(OptionIter *iter)
     }
     iter->member = &iter->branch->as.object.members[iter->next++];
     iter->slot = iter->base + iter->member->offset;
-    iter->is_child = iter->member->type == &qapi_type_BlockdevRef;
-    iter->child = iter->is_child ? *(BlockdevRef *const *)iter->slot : NULL;
+    take_child(iter);
     return true;
 }
 
@@ -192,6 +211,33 @@ const BlockdevRef *options_child(const BlockdevOptions *options, const char *nam
         }
     }
     return NULL;
+}
+
+/* The iterator at the member `backing`. */
+static bool find_backing(OptionIter *iter, const BlockdevOptions *options)
+{
+    option_iter_init(iter, options);
+    while (option_iter_next(iter)) {
+        if (iter->member->type == &qapi_type_BlockdevRefOrNull &&
+            strcmp(iter->member->name, "backing") == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool options_have_backing(const BlockdevOptions *options)
+{
+    OptionIter iter;
+
+    return find_backing(&iter, options);
+}
+
+const BlockdevRefOrNull *options_backing(const BlockdevOptions *options)
+{
+    OptionIter iter;
+
+    return find_backing(&iter, options) ? *(BlockdevRefOrNull *const *)iter.slot : NULL;
 }
 
 BlockdevOptions *options_keep(const BlockdevOptions *options)

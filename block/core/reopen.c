@@ -54,6 +54,13 @@ static bool ref_is(const BlockdevRef *ref, const BlockNode *node)
            strcmp(ref->u.reference, node->node_name) == 0;
 }
 
+static bool drops_backing(const BlockdevOptions *options)
+{
+    const BlockdevRefOrNull *backing = options_backing(options);
+
+    return backing && backing->type == BLOCKDEV_REF_OR_NULL_TYPE_NULL;
+}
+
 /* Children that are described inline follow their parent, with what is said of them now or, when
  * they are only mentioned by name, with what was said before. */
 static void queue_inline_children(ReopenQueue *queue, BlockNode *node,
@@ -63,7 +70,8 @@ static void queue_inline_children(ReopenQueue *queue, BlockNode *node,
         BlockChild *edge = g_ptr_array_index(node->children, i);
         const BlockdevRef *ref = options_child(options, edge->name);
 
-        if (edge->node->inherits_from != node) {
+        if (edge->node->inherits_from != node ||
+            (edge == node->backing && drops_backing(options))) {
             continue;
         }
         if (ref && ref->type == BLOCKDEV_REF_TYPE_DEFINITION) {
@@ -255,12 +263,16 @@ static bool reopen_children(const Reopen *reopen, UndoStack *undo, GError **erro
     }
     option_iter_init(&iter, reopen->options);
     while (option_iter_next(&iter)) {
+        if (iter.member->type == &qapi_type_BlockdevRefOrNull) {
+            continue; /* backing files have rules of their own */
+        }
         if (iter.is_child &&
             !reopen_child(reopen->node, iter.member->name, iter.child, undo, error)) {
             return false;
         }
     }
-    return true;
+    return !options_have_backing(reopen->options) ||
+           backing_reopen(reopen->node, options_backing(reopen->options), undo, error);
 }
 
 /* --- common options --- */

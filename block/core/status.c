@@ -101,6 +101,7 @@ int coroutine_fn node_co_block_status(BlockNode *node, int64_t offset, int64_t b
 int coroutine_fn node_co_block_status_above(BlockNode *node, BlockNode *base, int64_t offset,
                                             int64_t bytes, BlockStatus *ret_status)
 {
+    int64_t size = node_size(node);
     BlockStatus status;
     int depth = 0;
 
@@ -121,6 +122,9 @@ int coroutine_fn node_co_block_status_above(BlockNode *node, BlockNode *base, in
             break;
         }
         node = node->backing->node;
+    }
+    if (offset + status.bytes != size) {
+        status.flags &= ~BLOCK_STATUS_EOF; /* that of a shorter layer */
     }
     status.depth = depth;
     *ret_status = status;

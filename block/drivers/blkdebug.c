@@ -7,6 +7,7 @@
  * node_debug_event().
  */
 #include "blkdebug.h"
+#include "block/backing.h"
 #include "block/blkdebug.h"
 #include "block/drivers.h"
 #include "util/error.h"
@@ -210,6 +211,29 @@ static char *blkdebug_describe(const BlockNode *node)
     return g_strdup_printf("blkdebug:%s:%s", own->config ? own->config : "", image);
 }
 
+/* "blkdebug:CONFIG:IMAGE"; either may be empty. */
+static BlockdevOptions *blkdebug_parse_name(const char *name, GError **error)
+{
+    const char *config = name + strlen("blkdebug:");
+    const char *image = strchr(config, ':');
+    g_autoptr(BlockdevOptions) options = g_new0(BlockdevOptions, 1);
+    BlockdevOptionsBlkdebug *own = &options->u.blkdebug;
+
+    options->driver = BLOCKDEV_DRIVER_BLKDEBUG;
+    if (!image) {
+        merino_error(error, "blkdebug requires both config file and image path");
+        return NULL;
+    }
+    own->config = image > config ? g_strndup(config, image - config) : NULL;
+    own->image = g_new0(BlockdevRef, 1);
+    own->image->u.definition = image_file_options(image + 1, error);
+    if (!own->image->u.definition) {
+        g_clear_pointer(&own->image, g_free);
+        return NULL;
+    }
+    return g_steal_pointer(&options);
+}
+
 static int64_t blkdebug_allocated_size(BlockNode *node)
 {
     return -ENOTSUP;
@@ -315,6 +339,7 @@ static const BlockDriver blkdebug_driver = {
     .close = blkdebug_close,
     .reopen_prepare = blkdebug_reopen_prepare,
     .child_perm = blkdebug_child_perm,
+    .parse_name = blkdebug_parse_name,
     .describe = blkdebug_describe,
     .refresh_limits = blkdebug_refresh_limits,
     .co_preadv = blkdebug_co_preadv,

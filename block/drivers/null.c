@@ -126,10 +126,36 @@ static int64_t null_allocated_size(BlockNode *node)
     return 0;
 }
 
+static BlockdevOptions *parse_name(BlockdevDriver driver, const char *name, GError **error)
+{
+    const char *driver_name = BlockdevDriver_str(driver);
+    g_autofree char *only = g_strconcat(driver_name, "://", NULL);
+    BlockdevOptions *options;
+
+    if (strcmp(name, only) != 0) {
+        merino_error(error, "The only allowed filename for this driver is '%s'", only);
+        return NULL;
+    }
+    options = g_new0(BlockdevOptions, 1);
+    options->driver = driver;
+    return options;
+}
+
+static BlockdevOptions *null_co_parse_name(const char *name, GError **error)
+{
+    return parse_name(BLOCKDEV_DRIVER_NULL_CO, name, error);
+}
+
+static BlockdevOptions *null_aio_parse_name(const char *name, GError **error)
+{
+    return parse_name(BLOCKDEV_DRIVER_NULL_AIO, name, error);
+}
+
 static const BlockDriver null_co_driver = {
     .name = "null-co",
     .state_size = sizeof(NullState),
     .is_protocol = true,
+    .parse_name = null_co_parse_name,
     .open = null_co_open,
     .reopen_prepare = null_reopen_prepare,
     .co_preadv = null_co_preadv,
@@ -145,6 +171,7 @@ static const BlockDriver null_aio_driver = {
     .name = "null-aio",
     .state_size = sizeof(NullState),
     .is_protocol = true,
+    .parse_name = null_aio_parse_name,
     .open = null_aio_open,
     .reopen_prepare = null_reopen_prepare,
     .co_preadv = null_co_preadv,

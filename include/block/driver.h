@@ -40,6 +40,11 @@ struct BlockDriver {
      * change; ends with NULL. NULL: none. */
     const char *const *reopen_options;
 
+    /* Protocols: the options that a name "DRIVER:..." stands for. NULL: there are no such names. */
+    BlockdevOptions *(*parse_name)(const char *name, GError **error);
+    /* Formats: whether the beginning of an image looks like one of theirs. NULL: it never does. */
+    bool (*probe)(const uint8_t *head, size_t bytes);
+
     /* Open with checked options. Sets size through node_set_size(), limits, filename. On failure
      * releases all of its own; children that were attached are detached by the caller. */
     bool (*open)(BlockNode *node, const BlockdevOptions *options, GError **error);

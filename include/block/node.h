@@ -83,7 +83,10 @@ struct BlockNode {
     bool cache_no_flush; /* cache.no-flush */
     BlockdevDetectZeroesOptions detect_zeroes;
 
-    char *filename; /* what queries show; "" when there is none */
+    char *filename;       /* what queries show; "" when there is none */
+    char *backing_name;   /* the backing file as the image's header names it; NULL: none */
+    char *backing_format; /* and its format; NULL: not said */
+    char *named_backing;  /* what queries show for the node that the header names; NULL: none */
     BitmapList *bitmaps;
     GPtrArray *children; /* BlockChild *, owned, in the order of their opening */
     GPtrArray *parents;  /* BlockChild *, borrowed */
