@@ -33,13 +33,17 @@
  * as 0, which makes the request's writes visible to the main thread.
  *
  * Requests that nobody sent through a door (a driver's own, made in the background) end in the
- * driver's drain_begin(), which returns when they have.
+ * driver's drain_begin(), which returns when they have. Drivers beneath the covered nodes are
+ * called too: requests of the covered ones may wait there, for a throttle group's time or a test's
+ * word, and waiting for those may take for ever. What others send through a driver beneath goes on
+ * meanwhile, without such waits.
  */
 #include "core-internal.h"
 #include "util/event-loop.h"
 
 struct DrainSection {
     GHashTable *nodes;    /* BlockNode *, a reference each */
+    GHashTable *below;    /* what they reached when it was begun: BlockNode *, a reference each */
     GHashTable *backends; /* BlockBackend *, borrowed: drain_forget_backend() takes them out */
     DrainSection *outer;  /* the section that was begun before and is still open */
 };
@@ -111,6 +115,7 @@ static DrainSection *section_new(void)
 
     g_assert(coroutine_self() == NULL);
     section->nodes = g_hash_table_new(NULL, NULL);
+    section->below = g_hash_table_new(NULL, NULL);
     section->backends = g_hash_table_new(NULL, NULL);
     section->outer = sections;
     sections = section;
@@ -142,6 +147,7 @@ static void section_cover(DrainSection *section, BlockNode *node)
     }
     node_ref(node);
     node->drain_depth++;
+    node->quiet_depth++;
     for (guint i = 0; i < node->parents->len; i++) {
         BlockChild *edge = g_ptr_array_index(node->parents, i);
 
@@ -168,11 +174,11 @@ static bool section_is_idle(DrainSection *section)
 }
 
 /* Have drivers end what they do by themselves. Works on a list, since callbacks may poll. */
-static void section_quiet_drivers(DrainSection *section)
+static void quiet_drivers(GHashTable *nodes)
 {
-    g_autoptr(GList) nodes = g_hash_table_get_keys(section->nodes);
+    g_autoptr(GList) list = g_hash_table_get_keys(nodes);
 
-    for (GList *item = nodes; item; item = item->next) {
+    for (GList *item = list; item; item = item->next) {
         BlockNode *node = item->data;
 
         if (node->open && !node->driver_quiet && node->driver->drain_begin) {
@@ -182,13 +188,37 @@ static void section_quiet_drivers(DrainSection *section)
     }
 }
 
-static void uncover(BlockNode *node)
+static void unquiet(BlockNode *node)
 {
-    node->drain_depth--;
-    if (node->drain_depth == 0 && node->driver_quiet) {
+    node->quiet_depth--;
+    if (node->quiet_depth == 0 && node->driver_quiet) {
         node->driver_quiet = false;
         if (node->open) {
             node->driver->drain_end(node);
+        }
+    }
+}
+
+static void uncover(BlockNode *node)
+{
+    node->drain_depth--;
+    unquiet(node);
+}
+
+/* Note what lies beneath the covered nodes. */
+static void section_reach(DrainSection *section)
+{
+    guint n;
+    g_autofree gpointer *nodes = g_hash_table_get_keys_as_array(section->nodes, &n);
+    g_autoptr(GPtrArray) reached = graph_descendants((BlockNode *const *)nodes, n);
+
+    for (guint i = 0; i < reached->len; i++) {
+        BlockNode *node = g_ptr_array_index(reached, i);
+
+        if (!g_hash_table_contains(section->nodes, node) &&
+            g_hash_table_add(section->below, node)) {
+            node_ref(node);
+            node->quiet_depth++;
         }
     }
 }
@@ -212,7 +242,9 @@ static void section_settle(DrainSection *section)
 /* Callbacks that run while we poll may free backends and add edges; the section follows. */
 static void section_wait(DrainSection *section)
 {
-    section_quiet_drivers(section);
+    section_reach(section);
+    quiet_drivers(section->nodes);
+    quiet_drivers(section->below);
     while (!section_is_idle(section)) {
         event_loop_poll(event_loop_main(), true);
     }
@@ -253,6 +285,18 @@ DrainSection *drain_begin_below(BlockNode *const nodes[], size_t n)
     return drain_begin((BlockNode *const *)below->pdata, below->len);
 }
 
+static void unref_all(GHashTable *nodes)
+{
+    GHashTableIter iter;
+    gpointer node;
+
+    g_hash_table_iter_init(&iter, nodes);
+    while (g_hash_table_iter_next(&iter, &node, NULL)) {
+        node_unref(node);
+    }
+    g_hash_table_unref(nodes);
+}
+
 void drain_end(DrainSection *section)
 {
     GHashTableIter iter;
@@ -264,15 +308,16 @@ void drain_end(DrainSection *section)
     while (g_hash_table_iter_next(&iter, &key, NULL)) {
         uncover(key);
     }
+    g_hash_table_iter_init(&iter, section->below);
+    while (g_hash_table_iter_next(&iter, &key, NULL)) {
+        unquiet(key);
+    }
     g_hash_table_iter_init(&iter, section->backends);
     while (g_hash_table_iter_next(&iter, &key, NULL)) {
         door_open(key);
     }
-    g_hash_table_iter_init(&iter, section->nodes);
-    while (g_hash_table_iter_next(&iter, &key, NULL)) {
-        node_unref(key);
-    }
-    g_hash_table_unref(section->nodes);
+    unref_all(section->nodes);
+    unref_all(section->below);
     g_hash_table_unref(section->backends);
     g_free(section);
 }
@@ -301,7 +346,7 @@ void drain_edge_added(BlockChild *edge)
             section_close_door(section, edge->backend);
         } else {
             section_cover(section, edge->parent);
-            section_quiet_drivers(section);
+            quiet_drivers(section->nodes);
         }
     }
 }
@@ -318,6 +363,11 @@ void drain_forget_node(BlockNode *node)
     for (DrainSection *section = sections; section; section = section->outer) {
         if (g_hash_table_remove(section->nodes, node)) {
             node->drain_depth--;
+            node->quiet_depth--;
+            node->refs--;
+        }
+        if (g_hash_table_remove(section->below, node)) {
+            node->quiet_depth--;
             node->refs--;
         }
     }

@@ -15,20 +15,32 @@
 /* Sizes stay this far below 2^63, so that rounding up to any alignment cannot overflow. */
 #define SIZE_MAX_BYTES align_down(INT64_MAX, GiB)
 
-static bool check_bitmaps(BlockNode *node, int64_t size, GError **error)
+/* The bitmaps of `node` and of what follows it above, when it gets `change` bytes more. */
+static bool check_above(BlockNode *node, int64_t change, GError **error)
 {
-    if (!bitmap_list_check_resize(node->bitmaps, size, error)) {
+    if (!bitmap_list_check_resize(node->bitmaps, MAX(node_size(node) + change, 0), error)) {
         return false;
     }
     for (guint i = 0; i < node->parents->len; i++) {
         BlockChild *edge = g_ptr_array_index(node->parents, i);
 
         if (edge->parent && edge == edge->parent->file && node_follows_file(edge->parent) &&
-            !check_bitmaps(edge->parent, size, error)) {
+            !check_above(edge->parent, change, error)) {
             return false;
         }
     }
     return true;
+}
+
+/* A node that follows its file is resized by way of the file, whose other users follow too. */
+static bool check_bitmaps(BlockNode *node, int64_t size, GError **error)
+{
+    int64_t change = size - node_size(node);
+
+    while (node_follows_file(node)) {
+        node = node->file->node;
+    }
+    return check_above(node, change, error);
 }
 
 typedef struct Truncate {

@@ -98,6 +98,7 @@ struct BlockNode {
     unsigned refs;
     unsigned perm, shared; /* what all parents together use and share */
     unsigned drain_depth;  /* how many drained sections cover this node */
+    unsigned quiet_depth;  /* how many cover it or something above it */
     bool driver_quiet;     /* the driver's drain_begin() was called */
 
     atomic_bool has_grown; /* in requests, which the main thread is to hear of */

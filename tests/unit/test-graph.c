@@ -420,6 +420,16 @@ static void test_resize_refused(void)
     g_assert_false(node_resize(disk, 2 * MiB, &error));
     g_assert_nonnull(error);
     g_clear_error(&error);
+    g_assert_false(node_resize(add_node(RAW, "above", "d"), 2 * MiB, &error));
+    g_assert_nonnull(error);
+    g_clear_error(&error);
+    bitmap_release(bitmap);
+    /* Also of somebody else who follows the same file. */
+    bitmap = add_bitmap(add_node(RAW, "other", "d"), "b");
+    bitmap_hold(bitmap);
+    g_assert_false(node_resize(node_find("above"), 2 * MiB, &error));
+    g_assert_nonnull(error);
+    g_clear_error(&error);
     bitmap_release(bitmap);
     g_assert_cmpint(node_size(disk), ==, MiB);
     g_assert_null(backend_next(NULL));

@@ -389,26 +389,31 @@ static void test_data_passes(void)
     g_assert_true(throttle_group_delete("g", NULL));
 }
 
-/* Requests from an I/O thread that would wait for hours are let go by a drain. */
+/* Requests from an I/O thread that would wait for hours are let go by a drain, of a node beneath
+ * the throttle node or of one above it. */
 static void test_drain(void)
 {
+    static const char *const drained[] = { "n", "t", "r" };
     ThrottleGroup *group = add_group(THROTTLE_BPS_WRITE, (ThrottleRate){ 1, 0, 1 }, false);
     BlockNode *node = add_node("{'driver':'throttle','node-name':'t','throttle-group':'g',"
                                "'file':{'driver':'null-co','node-name':'n','size':1048576}}");
     EventLoop *loops[2] = { event_loop_new("a", NULL), event_loop_new("b", NULL) };
-    BlockBackend *user = open_user(node, RW);
+    BlockBackend *user = open_user(add_node("{'driver':'raw','node-name':'r','file':'t'}"), RW);
     AsyncWrite writes[8];
 
+    g_assert_nonnull(node);
     g_assert_cmpint(do_fill(user, 0, 65536, 1), ==, 0);
-    for (int i = 0; i < 8; i++) {
-        start_write(&writes[i], loops[i % 2], user, i * 4096, 4096, i);
-    }
-    while (throttle_group_waiting(group) < 8) {
-        g_thread_yield();
-    }
-    drain_end(drain_begin_node(node_find("n")));
-    for (int i = 0; i < 8; i++) {
-        g_assert_cmpint(finish_write(&writes[i]), ==, 0);
+    for (size_t round = 0; round < G_N_ELEMENTS(drained); round++) {
+        for (int i = 0; i < 8; i++) {
+            start_write(&writes[i], loops[i % 2], user, i * 4096, 4096, i);
+        }
+        while (throttle_group_waiting(group) < 8) {
+            g_thread_yield();
+        }
+        drain_end(drain_begin_node(node_find(drained[round])));
+        for (int i = 0; i < 8; i++) {
+            g_assert_cmpint(finish_write(&writes[i]), ==, 0);
+        }
     }
     start_write(&writes[0], loops[0], user, 0, 4096, 9);
     while (throttle_group_waiting(group) < 1) {
@@ -421,6 +426,7 @@ static void test_drain(void)
     backend_free(user);
     event_loop_free(loops[0]);
     event_loop_free(loops[1]);
+    delete_node("r");
     delete_node("t");
     g_assert_true(throttle_group_delete("g", NULL));
 }
