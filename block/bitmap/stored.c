@@ -128,6 +128,11 @@ void bitmap_set_stored(DirtyBitmap *bitmap)
     }
 }
 
+void bitmap_forget_stored(DirtyBitmap *bitmap)
+{
+    hbitmap_free(g_steal_pointer(&bitmap->stored));
+}
+
 /* --- marking --- */
 
 void bitmap_list_expect_write(BitmapList *list)

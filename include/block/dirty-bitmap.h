@@ -202,11 +202,13 @@ bool bitmap_load(DirtyBitmap *bitmap, GError **error);
 bool bitmap_prepare_change(DirtyBitmap *bitmap, GError **error);
 
 /* For stores: whether the stored copy is known to be out of date; the bits that it holds (of the
- * bitmap's size), or NULL when they are not known or there is none; and that it holds
- * the present bits and state now, of which it keeps a copy that shares pages. Drained. */
+ * bitmap's size), or NULL when they are not known or there is none; that it holds the
+ * present bits and state now, of which the bitmap keeps a copy that shares pages; and that
+ * nobody knows any more what it holds, because storing failed. Drained. */
 bool bitmap_is_marked(const DirtyBitmap *bitmap);
 HBitmap *bitmap_stored_bits(DirtyBitmap *bitmap);
 void bitmap_set_stored(DirtyBitmap *bitmap);
+void bitmap_forget_stored(DirtyBitmap *bitmap);
 
 /*
  * Dirty ranges, in bytes: the first dirty area at or after `offset` and before `end`, cut at `end`
