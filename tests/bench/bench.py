@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 # pylint: disable=wrong-import-position
+import bench_fleecing
 import bench_nbd
 import bench_qmp
 
@@ -40,6 +41,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "bitmap": in_process,
     "qmp": lambda: bench_qmp.run(str(DAEMON)),
     "nbd": lambda: bench_nbd.run(str(DAEMON)),
+    "fleecing": lambda: bench_fleecing.run(str(DAEMON)),
 }
 
 

@@ -20,7 +20,7 @@ def process_cpu_seconds(process: "subprocess.Popen[bytes]") -> float:
 class Daemon:
     """A storage daemon (ours or QEMU's: same command line) with a QMP session."""
 
-    def __init__(self, name: str, program: str, folder: Path):
+    def __init__(self, name: str, program: str, folder: Path, quiet: bool = False):
         self.name = name
         self.nbd_socket = folder / f"{name}.nbd"
         control = folder / f"{name}.qmp"
@@ -28,7 +28,8 @@ class Daemon:
             [program]
             + ["--chardev", f"socket,id=qmp,path={control},server=on,wait=off"]
             + ["--monitor", "chardev=qmp"]
-            + ["--nbd-server", f"addr.type=unix,addr.path={self.nbd_socket},max-connections=0"]
+            + ["--nbd-server", f"addr.type=unix,addr.path={self.nbd_socket},max-connections=0"],
+            stderr=subprocess.DEVNULL if quiet else None,
         )
         self._socket = socket.socket(socket.AF_UNIX)
         deadline = time.monotonic() + 10
@@ -101,11 +102,11 @@ class Daemon:
 class Pair:
     """Our daemon and QEMU's, for one measurement."""
 
-    def __init__(self, ours: str, qemus: str = "qemu-storage-daemon"):
+    def __init__(self, ours: str, qemus: str = "qemu-storage-daemon", quiet: bool = False):
         self._folder = tempfile.TemporaryDirectory(prefix="merino-bench-")
         folder = Path(self._folder.name)
-        self.qemu = Daemon("qemu", qemus, folder)
-        self.merino = Daemon("merino", ours, folder)
+        self.qemu = Daemon("qemu", qemus, folder, quiet)
+        self.merino = Daemon("merino", ours, folder, quiet)
         self.folder = folder
 
     def __enter__(self) -> "Pair":

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: MIT
+"""What a frozen view costs the guest: its first writes, by fio, while the view is kept.
+
+Each run freezes a new view over a disk, with an empty target. Each write is 4 KiB, and the first to
+its 64 KiB, in random order. The files lie in memory (/dev/shm), so that the programs are measured
+and not the file system: on a disk, what the guest's write itself costs is added on both sides.
+"""
+
+import json
+import os
+import random
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from servers import Daemon, Pair
+from table import Row, show
+
+MIB = 1 << 20
+CLUSTER = 65536
+WRITE = 4096
+DISK_SIZE = 512 * MIB
+CLUSTERS = DISK_SIZE // CLUSTER
+ROUNDS = 5
+READER_SECONDS = 20
+THROTTLE = 20 * 1000 * 1000
+
+
+@dataclass
+class Case:
+    """What is done to one view."""
+
+    what: str
+    writes: int  # how many
+    depth: int
+    reader: bool = False  # a client pulls the view meanwhile
+    throttled: bool = False
+    staging: int = 0  # bytes; ours alone knows how
+    percentile: str = "99.000000"
+
+
+CASES = [
+    Case("depth 16", CLUSTERS, 16),
+    Case("depth 16, staged", CLUSTERS, 16, staging=16 * MIB),
+    Case("depth 1 beside a reader", 1024, 1, reader=True, percentile="50.000000"),
+    Case("target 20 MB/s, staged", 1024, 16, throttled=True, staging=16 * MIB),
+    Case("target 20 MB/s, buffer too small", 1024, 16, throttled=True, staging=MIB),
+]
+
+
+class FrozenDisk:
+    """A disk behind copy-before-write, both exported, from its freeze to its end."""
+
+    def __init__(self, daemon: Daemon, folder: Path, case: Case):
+        self.daemon = daemon
+        self._target = folder / f"{daemon.name}-target.raw"
+        with self._target.open("wb") as file:
+            file.truncate(DISK_SIZE)
+        self._nodes = ["target"]
+        daemon.qmp("blockdev-add", driver="file", node_name="target", filename=str(self._target))
+        if case.throttled:
+            self._add("throttle", "slow", throttle_group="slow", file="target")
+        options: dict[str, Any] = {"on_cbw_error": "break-guest-write"}
+        if case.staging and daemon.name == "merino":
+            options["staging_size"] = case.staging
+        self._add("copy-before-write", "cbw", file="disk", target=self._nodes[-1], **options)
+        self._add("snapshot-access", "view", file="cbw")
+        for name, node, writable in (("guest", "cbw", True), ("view", "view", False)):
+            daemon.qmp("block-export-add", type="nbd", id=name, node_name=node, name=name,
+                       writable=writable)
+
+    def _add(self, driver: str, name: str, **options: Any) -> None:
+        self.daemon.qmp("blockdev-add", driver=driver, node_name=name, **options)
+        self._nodes.append(name)
+
+    def end(self) -> None:
+        """Take everything away."""
+        for name in ("guest", "view"):
+            self.daemon.qmp("block-export-del", id=name, mode="hard")
+        while self.daemon.qmp("query-block-exports"):
+            pass
+        for node in reversed(self._nodes):
+            self.daemon.qmp("blockdev-del", node_name=node)
+        self._target.unlink()
+
+
+def start_fio(uri: str, *options: str) -> "subprocess.Popen[str]":
+    """fio as an NBD client."""
+    return subprocess.Popen(
+        ["fio", "--name=bench", "--ioengine=nbd", f"--uri={uri}", f"--size={DISK_SIZE}",
+         "--output-format=json", *options],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def first_writes(disk: FrozenDisk, folder: Path, case: Case) -> tuple[float, float]:
+    """Seconds from one write's end to the next, and below which so many percent of them stayed."""
+    log = folder / "writes.log"
+    clusters = random.sample(range(CLUSTERS), case.writes)
+    lines = [f"disk write {cluster * CLUSTER} {WRITE}" for cluster in clusters]
+    log.write_text("\n".join(["fio version 2 iolog", "disk add", "disk open", *lines, ""]))
+    fio = start_fio(disk.daemon.uri("guest"), f"--read_iolog={log}", "--replay_no_stall=1",
+                    f"--iodepth={case.depth}", "--lat_percentiles=1", "--clat_percentiles=0")
+    text = fio.communicate()[0]
+    write = json.loads(text[text.index("\n{") :])["jobs"][0]["write"]
+    if write["total_ios"] != case.writes:
+        raise RuntimeError(f"fio made {write['total_ios']} writes of {case.writes}")
+    return 1 / write["iops"], write["lat_ns"]["percentile"][case.percentile] / 1e9
+
+
+def sample(daemon: Daemon, folder: Path, case: Case) -> tuple[float, float]:
+    """One run of a case."""
+    disk = FrozenDisk(daemon, folder, case)
+    reader = None
+    try:
+        if case.reader:
+            reader = start_fio(daemon.uri("view"), "--rw=read", "--bs=256k", "--iodepth=16",
+                               "--time_based", f"--runtime={READER_SECONDS}")
+        return first_writes(disk, folder, case)
+    finally:
+        disk.end()
+        if reader:
+            reader.terminate()
+            reader.communicate()
+
+
+def measure(pair: Pair, folder: Path, case: Case, rounds: int) -> list[Row]:
+    """Two rows of the same runs."""
+    samples: dict[str, list[tuple[float, float]]] = {"qemu": [], "merino": []}
+    for number in range(rounds):
+        order = [pair.qemu, pair.merino]
+        for daemon in reversed(order) if number % 2 else order:
+            samples[daemon.name].append(sample(daemon, folder, case))
+    percent = case.percentile.split(".", maxsplit=1)[0]
+    words = [f"{case.what}: time of one", f"   {percent} % take less"]
+    return [Row(what, [s[i] for s in samples["qemu"]], [s[i] for s in samples["merino"]])
+            for i, what in enumerate(words)]
+
+
+def prepare(pair: Pair, folder: Path) -> None:
+    """A disk for each, and a slow throttle group."""
+    for daemon in (pair.qemu, pair.merino):
+        path = folder / f"{daemon.name}.raw"
+        with path.open("wb") as file:
+            for _ in range(DISK_SIZE // MIB):
+                file.write(os.urandom(MIB))
+        daemon.qmp("blockdev-add", driver="file", node_name="disk", filename=str(path))
+        daemon.qmp("object-add", qom_type="throttle-group", id="slow",
+                   limits={"bps-write": THROTTLE})
+
+
+def run(program: str) -> None:
+    """All of it."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    # Clients that are stopped in the middle make QEMU talk.
+    with Pair(program, quiet=True) as pair, tempfile.TemporaryDirectory(dir=memory) as name:
+        folder = Path(name)
+        prepare(pair, folder)
+        rows = [row for case in CASES for row in measure(pair, folder, case, ROUNDS)]
+        show("First writes of 4 KiB while a frozen view is kept", rows)
