@@ -5,6 +5,7 @@
 #include "block/nbd.h"
 #include "monitor/events.h"
 #include "monitor/objects.h"
+#include "net/authz.h"
 #include "net/tls-creds.h"
 #include "qapi/qapi-commands.h"
 #include "util/error.h"
@@ -35,10 +36,14 @@ static SocketAddress flatten_address(const SocketAddressLegacy *legacy)
 
 bool monitor_nbd_server_start(const NbdServerOptions *options, GError **error)
 {
-    const char *creds = options->tls_creds;
+    const char *creds = options->tls_creds, *authz = options->tls_authz;
 
     if (creds && object_exists(creds) && !tls_creds_exists(creds)) {
         merino_error(error, "Object with id '%s' is not TLS credentials", creds);
+        return false;
+    }
+    if (authz && object_exists(authz) && !authz_exists(authz)) {
+        merino_error(error, "Object with id '%s' is not for authorization", authz);
         return false;
     }
     return nbd_server_start(options, error);
@@ -53,6 +58,7 @@ bool qmp_nbd_server_start(const NbdServerStartArgs *arg, GError **error)
         .has_max_connections = arg->has_max_connections,
         .max_connections = arg->max_connections,
         .tls_creds = arg->tls_creds,
+        .tls_authz = arg->tls_authz,
         .addr = &address,
     };
 

@@ -6,6 +6,7 @@
 #include "monitor/objects.h"
 #include "block/iothread.h"
 #include "block/throttle.h"
+#include "net/authz.h"
 #include "net/tls-creds.h"
 #include "qapi/qapi-commands.h"
 #include "util/error.h"
@@ -18,6 +19,7 @@ typedef struct ObjectKind {
 } ObjectKind;
 
 static const ObjectKind kinds[] = {
+    { authz_exists, authz_delete },
     { iothread_exists, iothread_delete },
     { throttle_group_exists, throttle_group_delete },
     { tls_creds_exists, tls_creds_delete },
@@ -57,6 +59,27 @@ static bool add_throttle_group(const char *id, const ThrottleGroupProperties *pr
            throttle_group_add(id, &config, error);
 }
 
+static bool add_authz_list(const char *id, const AuthZListProperties *properties, GError **error)
+{
+    bool ok = check_free(id, error);
+
+    if (ok) {
+        authz_add_list(id, properties);
+    }
+    return ok;
+}
+
+static bool add_authz_simple(const char *id, const AuthZSimpleProperties *properties,
+                             GError **error)
+{
+    bool ok = check_free(id, error);
+
+    if (ok) {
+        authz_add_simple(id, properties);
+    }
+    return ok;
+}
+
 bool qmp_object_add(const ObjectOptions *arg, GError **error)
 {
     if (!identifier_is_valid(arg->id)) {
@@ -66,6 +89,10 @@ bool qmp_object_add(const ObjectOptions *arg, GError **error)
         return false;
     }
     switch (arg->qom_type) {
+    case OBJECT_TYPE_AUTHZ_LIST:
+        return add_authz_list(arg->id, &arg->u.authz_list, error);
+    case OBJECT_TYPE_AUTHZ_SIMPLE:
+        return add_authz_simple(arg->id, &arg->u.authz_simple, error);
     case OBJECT_TYPE_IOTHREAD:
         return check_free(arg->id, error) && iothread_add(arg->id, error);
     case OBJECT_TYPE_THROTTLE_GROUP:

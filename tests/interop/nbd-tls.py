@@ -41,12 +41,14 @@ class Files:
         pki.make("other", "Another authority", AUTHORITY)
         pki.make("server", "localhost", SERVER, "ca")
         pki.make("alice", "alice", CLIENT, "ca")
+        pki.make("anne", "anne", 'organization = "Merino"\n' + CLIENT, "ca")
         pki.make("late", "late", CLIENT, "ca", LONG_AGO)
         pki.make("lost", "lost", CLIENT, "ca")
         pki.make("stranger", "stranger", CLIENT, "other")
         self.server = pki.credentials("for-server", "ca", server="server")
         shutil.copy(pki.revoke("lost", "ca"), self.server / "ca-crl.pem")
         self.alice = pki.credentials("for-alice", "ca", client="alice")
+        self.anne = pki.credentials("for-anne", "ca", client="anne")
         self.late = pki.credentials("for-late", "ca", client="late")
         self.lost = pki.credentials("for-lost", "ca", client="lost")
         self.stranger = pki.credentials("for-stranger", "ca", client="stranger")
@@ -272,16 +274,90 @@ def new_keys() -> None:
 # --- objects ---
 
 
+def refused(daemon: Daemon, command: str, /, **arguments: Any) -> str:
+    """What a command is refused with."""
+    try:
+        daemon.command(command, **arguments)
+    except QmpError as error:
+        return str(error)
+    raise AssertionError(f"{command} was not refused")
+
+
 def object_in_use() -> None:
-    """Credentials that a server uses are not deleted under it."""
-    with serving(x509_server()) as setup:
-        try:
-            setup.daemon.command("object-del", id="tls0")
-            raise AssertionError("deleted")
-        except QmpError as error:
-            assert str(error) == "object 'tls0' is in use, can not be deleted", error
+    """Objects that a server uses are not deleted under it."""
+    with running(DAEMON, []) as daemon:
+        daemon.command("object-add", qom_type="authz-simple", id="authz0", identity="CN=alice")
+        setup = Setup(daemon, x509_server(), tls_authz="authz0")
+        for name in ("tls0", "authz0"):
+            said = refused(daemon, "object-del", id=name)
+            assert said == f"object '{name}' is in use, can not be deleted", said
         setup.daemon.command("nbd-server-stop")
         setup.daemon.command("object-del", id="tls0")
+        setup.daemon.command("object-del", id="authz0")
+
+
+def wrong_objects() -> None:
+    """Ids of no object, and of objects that are something else."""
+    with running(DAEMON, []) as daemon:
+        address = {"type": "unix", "data": {"path": daemon.sock}}
+        start = partial(refused, daemon, "nbd-server-start", addr=address)
+        daemon.command("object-add", qom_type="iothread", id="io0")
+        daemon.command("object-add", id="x", endpoint="server", **x509_server())
+        daemon.command("object-add", id="c", qom_type="tls-creds-x509", dir=str(FILES.alice))
+        assert start(tls_creds="none") == "No TLS credentials with id 'none'"
+        assert start(tls_creds="io0") == "Object with id 'io0' is not TLS credentials"
+        assert start(tls_creds="c") == "Expected TLS credentials for a server endpoint"
+        assert start(tls_authz="none") == "'tls-authz' needs 'tls-creds'"
+        said = start(tls_creds="x", tls_authz="none")
+        assert said == "No authorization object with id 'none'", said
+        said = start(tls_creds="x", tls_authz="x")
+        assert said == "Object with id 'x' is not for authorization", said
+        said = refused(daemon, "object-add", qom_type="authz-list", id="x")
+        assert said.startswith("attempt to add duplicate property 'x'"), said
+        daemon.command("object-del", id="x")
+
+
+# --- authorization ---
+
+
+def with_authz(creds: dict[str, Any], rules: dict[str, Any],
+               expected: list[tuple[Callable[[Setup], str], bool]]) -> None:
+    """Clients that the object lets in, or not, in any order."""
+    with running(DAEMON, [], quiet=False) as daemon:
+        daemon.command("object-add", id="authz0", **rules)
+        setup = Setup(daemon, creds, tls_authz="authz0")
+        for uri, admitted in expected * 2:
+            run("nbdinfo", "--size", uri(setup), fails=not admitted)
+
+
+def authz_x509() -> None:
+    """By the distinguished name."""
+    alice = partial(Setup.x509, folder=FILES.alice)
+    anne = partial(Setup.x509, folder=FILES.anne)
+    stranger = partial(Setup.x509, folder=FILES.stranger)
+    rules = [{"match": "*,CN=anne", "policy": "deny", "format": "glob"},
+             {"match": "O=Merino,*", "policy": "allow", "format": "glob"}]
+    for identity, who in (("CN=alice", (True, False)), ("O=Merino,CN=anne", (False, True)),
+                          ("alice", (False, False))):
+        with_authz(x509_server(), {"qom_type": "authz-simple", "identity": identity},
+                   [(alice, who[0]), (anne, who[1]), (stranger, False)])
+    with_authz(x509_server(), {"qom_type": "authz-list", "rules": rules, "policy": "allow"},
+               [(alice, True), (anne, False), (stranger, False)])
+    with_authz(x509_server(), {"qom_type": "authz-list", "rules": rules[1:]},
+               [(alice, False), (anne, True), (stranger, False)])
+
+
+def authz_without_identity() -> None:
+    """Who has not shown a certificate is nobody, whatever the rules."""
+    with_authz(x509_server(verify_peer=False), {"qom_type": "authz-list", "policy": "allow"},
+               [(partial(Setup.x509, folder=FILES.nobody), False)])
+
+
+def authz_psk() -> None:
+    """By the user's name."""
+    with_authz(psk_server(), {"qom_type": "authz-simple", "identity": "bob"},
+               [(partial(Setup.psk, folder=FILES.keys, user="alice"), False),
+                (partial(Setup.psk, folder=FILES.keys, user="bob"), True)])
 
 
 def all_tests() -> Iterator[tuple[str, Callable[[], None]]]:
@@ -296,7 +372,11 @@ def all_tests() -> Iterator[tuple[str, Callable[[], None]]]:
     yield "plain clients are refused", refused_plain
     yield "TLS is refused by a plain server", refused_tls
     yield "a new user", new_keys
-    yield "credentials in use stay", object_in_use
+    yield "objects in use stay", object_in_use
+    yield "wrong objects are refused", wrong_objects
+    yield "authorization by distinguished name", authz_x509
+    yield "authorization of nobody", authz_without_identity
+    yield "authorization by user", authz_psk
 
 
 def main() -> int:

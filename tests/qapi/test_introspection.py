@@ -43,7 +43,6 @@ THEIRS_ALONE = {
     'ImageInfoSpecificQCow2.encrypt': 'no encrypted images',
     'InetSocketAddress.mptcp': 'no multipath TCP',
     'JobType': 'other jobs',
-    'NbdServerStartArgs.tls-authz': 'no authorization',
     'ObjectOptions branches': 'other objects',
     'ObjectType': 'other objects',
     'TlsCredsPskProperties.loaded': 'which QEMU refuses, whatever its value',

@@ -60,20 +60,27 @@ int nbd_harness_run(void)
     return ret;
 }
 
-void start_server(uint32_t max_connections, uint32_t handshake_seconds)
+void start_server_with(NbdServerOptions *options)
 {
     SocketAddress address = { .type = SOCKET_ADDRESS_TYPE_UNIX, .u.q_unix.path = socket_path };
+    GError *error = NULL;
+
+    options->addr = &address;
+    nbd_server_start(options, &error);
+    g_assert_no_error(error);
+    options->addr = NULL;
+}
+
+void start_server(uint32_t max_connections, uint32_t handshake_seconds)
+{
     NbdServerOptions options = {
         .has_max_connections = true,
         .max_connections = max_connections,
         .has_handshake_max_seconds = true,
         .handshake_max_seconds = handshake_seconds,
-        .addr = &address,
     };
-    GError *error = NULL;
 
-    nbd_server_start(&options, &error);
-    g_assert_no_error(error);
+    start_server_with(&options);
 }
 
 void stop_server(void)
@@ -148,6 +155,7 @@ void client_connect(Client *client)
 
     g_strlcpy(address.sun_path, socket_path, sizeof(address.sun_path));
     client->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    client->layer = NULL;
     g_assert_cmpint(connect(client->fd, (struct sockaddr *)&address, sizeof(address)), ==, 0);
     fcntl(client->fd, F_SETFL, O_NONBLOCK);
 }
@@ -156,6 +164,12 @@ void client_close(Client *client)
 {
     close(client->fd);
     client->fd = -1;
+}
+
+static ssize_t layer_send(Client *client, const void *data, size_t length)
+{
+    return client->layer ? client->layer->send(client->layer_state, data, length)
+                         : send(client->fd, data, length, MSG_NOSIGNAL);
 }
 
 bool client_try_send(Client *client, const void *data, size_t length)
@@ -171,7 +185,7 @@ void client_send(Client *client, const void *data, size_t length)
     const char *next = data;
 
     while (length) {
-        ssize_t ret = send(client->fd, next, length, MSG_NOSIGNAL);
+        ssize_t ret = layer_send(client, next, length);
 
         if (ret < 0) {
             g_assert_cmpint(errno, ==, EAGAIN);
@@ -187,10 +201,14 @@ static ssize_t recv_some(Client *client, void *data, size_t length)
 {
     ssize_t ret;
 
-    while ((ret = recv(client->fd, data, length, 0)) < 0 && errno == EAGAIN) {
+    do {
+        ret = client->layer ? client->layer->recv(client->layer_state, data, length)
+                            : recv(client->fd, data, length, 0);
+        if (ret >= 0 || errno != EAGAIN) {
+            return ret;
+        }
         run_main_once();
-    }
-    return ret;
+    } while (true);
 }
 
 void client_recv(Client *client, void *data, size_t length)
@@ -284,7 +302,7 @@ GByteArray *contexts_data(const char *name, const char *contexts)
     return data;
 }
 
-void client_open(Client *client, bool structured, bool extended)
+void client_greet(Client *client)
 {
     uint8_t greeting[NBD_GREETING_BYTES], flags[NBD_CLIENT_FLAGS_BYTES];
 
@@ -295,6 +313,10 @@ void client_open(Client *client, bool structured, bool extended)
     g_assert_cmphex(nbd_get16(greeting + 16), ==, NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES);
     nbd_put32(flags, NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES);
     client_send(client, flags, sizeof(flags));
+}
+
+void client_set_up(Client *client, bool structured, bool extended)
+{
     client->structured = structured || extended;
     client->extended = extended;
     if (client->structured) {
@@ -303,6 +325,12 @@ void client_open(Client *client, bool structured, bool extended)
         client_option(client, option, NULL, 0);
         g_assert_cmphex(client_option_reply(client, option, NULL), ==, NBD_REP_ACK);
     }
+}
+
+void client_open(Client *client, bool structured, bool extended)
+{
+    client_greet(client);
+    client_set_up(client, structured, extended);
 }
 
 static void expect_ack(Client *client, uint32_t option)

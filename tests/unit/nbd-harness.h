@@ -22,6 +22,8 @@ int nbd_harness_run(void);
 char *take_events(void);
 
 void start_server(uint32_t max_connections, uint32_t handshake_seconds);
+/* The same with all options but the address, which is set here. */
+void start_server_with(NbdServerOptions *options);
 void stop_server(void);
 
 /* block-export-add in JSON with single quotes for double ones. */
@@ -41,8 +43,17 @@ void run_main_once(void);
 
 /* --- the client --- */
 
+/* What lies between a client and its socket. Like send(2) and recv(2): -1 and errno, EAGAIN among
+ * them. */
+typedef struct ClientLayer {
+    ssize_t (*send)(void *state, const void *data, size_t length);
+    ssize_t (*recv)(void *state, void *data, size_t length);
+} ClientLayer;
+
 typedef struct Client {
     int fd;
+    const ClientLayer *layer; /* NULL: nothing does */
+    void *layer_state;
     bool structured;
     bool extended;
 } Client;
@@ -59,9 +70,13 @@ typedef struct Reply {
 
 void client_connect(Client *client);
 void client_close(Client *client);
+/* Greet only. */
+void client_greet(Client *client);
 /* Greet, and negotiate structured replies or extended headers when the fields say so. */
 void client_open(Client *client, bool structured, bool extended);
-/* The same, the contexts separated by spaces (or NULL), and GO. */
+/* The part of it that follows the greeting. */
+void client_set_up(Client *client, bool structured, bool extended);
+/* The contexts separated by spaces (or NULL), and GO. */
 void client_go(Client *client, const char *name, const char *contexts);
 
 void client_send(Client *client, const void *data, size_t length);

@@ -67,6 +67,17 @@ bool coroutine_fn nbd_channel_start_tls(NbdChannel *channel, const TlsCreds *cre
     return true;
 }
 
+char *nbd_channel_peer(NbdChannel *channel)
+{
+    return channel->tls ? tls_session_identity(channel->tls) : NULL;
+}
+
+void nbd_channel_deny(NbdChannel *channel)
+{
+    tls_session_deny(channel->tls);
+    nbd_channel_shutdown(channel);
+}
+
 ssize_t coroutine_fn nbd_channel_recv(NbdChannel *channel, const struct iovec *iov, int niov)
 {
     if (channel->tls) {

@@ -31,6 +31,11 @@ void nbd_channel_shutdown(NbdChannel *channel);
  * reason when the peer is not to be talked to. */
 bool coroutine_fn nbd_channel_start_tls(NbdChannel *channel, const TlsCreds *creds, GError **error);
 
+/* Whom the peer has proven to be; NULL when it has not. The caller frees. */
+char *nbd_channel_peer(NbdChannel *channel);
+/* Tell the peer that it is not let in. */
+void nbd_channel_deny(NbdChannel *channel);
+
 /* At least one byte; 0 at the end of the stream; -errno. */
 ssize_t coroutine_fn nbd_channel_recv(NbdChannel *channel, const struct iovec *iov, int niov);
 

@@ -101,8 +101,16 @@ static NbdNext coroutine_fn receive_and_answer(NbdOptionCall *call, uint32_t len
 static NbdNext coroutine_fn start_tls(NbdConnection *conn)
 {
     g_autoptr(GError) error = NULL;
+    g_autofree char *peer = NULL;
 
     if (!nbd_channel_start_tls(&conn->channel, nbd_server_tls_creds(), &error)) {
+        nbd_server_complain("%s", error->message);
+        return NBD_NEXT_CLOSE;
+    }
+    peer = nbd_channel_peer(&conn->channel);
+    if (!nbd_server_admits(peer)) {
+        nbd_server_complain("TLS authorization of '%s' is denied", peer ? peer : "");
+        nbd_channel_deny(&conn->channel);
         return NBD_NEXT_CLOSE;
     }
     return NBD_NEXT_OPTION;

@@ -10,6 +10,7 @@
 #include "server.h"
 
 #include "connection.h"
+#include "net/authz.h"
 #include "net/listen.h"
 #include "util/error.h"
 
@@ -20,11 +21,21 @@
 /* Pause after the system has run out of descriptors or memory. */
 #define ACCEPT_RETRY_NS (100 * 1000 * 1000)
 
+#define COMPLAINT_INTERVAL_NS (1000 * 1000 * 1000)
+
+/* Of what clients say, other characters are not repeated to people. */
+#define PRINTABLE                                                                                  \
+    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 "                              \
+    "!\"#$%&'()*+,-./:;<=>?@[]^_{}~"
+
 typedef struct NbdServer {
     SocketAddress *address;
     NbdServerLimits limits;
     TlsCreds *tls_creds; /* NULL: no TLS */
+    Authz *authz;        /* NULL: everybody is let in */
     GArray *fds;
+    int64_t quiet_until_ns; /* complaints are counted only */
+    unsigned unsaid;
     unsigned listeners; /* coroutines that have not ended */
     bool stopping;
     GPtrArray *waiting;     /* Coroutine *: listeners that wait for a client to go */
@@ -46,6 +57,36 @@ uint32_t nbd_server_max_connections(void)
 const TlsCreds *nbd_server_tls_creds(void)
 {
     return server->tls_creds;
+}
+
+bool nbd_server_admits(const char *identity)
+{
+    return !server->authz || (identity && authz_allows(server->authz, identity));
+}
+
+void nbd_server_complain(const char *format, ...)
+{
+    int64_t now = event_loop_now_ns();
+    g_autofree char *text = NULL;
+    va_list args;
+
+    if (server->stopping) {
+        return;
+    }
+    if (now < server->quiet_until_ns) {
+        server->unsaid++;
+        return;
+    }
+    va_start(args, format);
+    text = g_strdup_vprintf(format, args);
+    va_end(args);
+    g_strcanon(text, PRINTABLE, '?');
+    if (server->unsaid) {
+        g_message("NBD clients turned away without a word: %u", server->unsaid);
+    }
+    g_message("NBD client turned away: %s", text);
+    server->quiet_until_ns = now + COMPLAINT_INTERVAL_NS;
+    server->unsaid = 0;
 }
 
 static bool is_full(void)
@@ -132,37 +173,68 @@ static NbdServerLimits limits_from(const NbdServerOptions *options)
     return limits;
 }
 
+static void server_free(NbdServer *gone)
+{
+    if (gone->fds) {
+        net_listen_close(gone->fds, gone->address);
+    }
+    g_ptr_array_free(gone->waiting, TRUE);
+    g_ptr_array_free(gone->connections, TRUE);
+    socket_address_free(gone->address);
+    tls_creds_release(gone->tls_creds);
+    authz_release(gone->authz);
+    g_free(gone);
+}
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(NbdServer, server_free)
+
+/* Hold the objects that the options name. */
+static bool acquire_objects(NbdServer *made, const NbdServerOptions *options, GError **error)
+{
+    if (options->tls_authz && !options->tls_creds) {
+        merino_error(error, "'tls-authz' needs 'tls-creds'");
+        return false;
+    }
+    if (options->tls_creds) {
+        made->tls_creds = tls_creds_acquire_server(options->tls_creds, error);
+        if (!made->tls_creds) {
+            return false;
+        }
+    }
+    if (options->tls_authz) {
+        made->authz = authz_acquire(options->tls_authz, error);
+        if (!made->authz) {
+            return false;
+        }
+    }
+    return true;
+}
+
 bool nbd_server_start(const NbdServerOptions *options, GError **error)
 {
-    TlsCreds *tls_creds = NULL;
-    GArray *fds;
+    g_autoptr(NbdServer) made = NULL;
 
     if (server) {
         merino_error(error, "NBD server already running");
         return false;
     }
-    if (options->tls_creds) {
-        tls_creds = tls_creds_acquire_server(options->tls_creds, error);
-        if (!tls_creds) {
-            return false;
-        }
-    }
-    fds = net_listen(options->addr, error);
-    if (!fds) {
-        tls_creds_release(tls_creds);
+    made = g_new0(NbdServer, 1);
+    made->address = socket_address_clone(options->addr);
+    made->limits = limits_from(options);
+    made->waiting = g_ptr_array_new();
+    made->connections = g_ptr_array_new();
+    if (!acquire_objects(made, options, error)) {
         return false;
     }
-    server = g_new0(NbdServer, 1);
-    server->address = socket_address_clone(options->addr);
-    server->limits = limits_from(options);
-    server->tls_creds = tls_creds;
-    server->fds = fds;
-    server->waiting = g_ptr_array_new();
-    server->connections = g_ptr_array_new();
-    for (guint i = 0; i < fds->len; i++) {
+    made->fds = net_listen(options->addr, error);
+    if (!made->fds) {
+        return false;
+    }
+    server = g_steal_pointer(&made);
+    for (guint i = 0; i < server->fds->len; i++) {
         server->listeners++;
         coroutine_start_on(event_loop_main(), listener_main,
-                           GINT_TO_POINTER(g_array_index(fds, int, i)));
+                           GINT_TO_POINTER(g_array_index(server->fds, int, i)));
     }
     return true;
 }
@@ -185,11 +257,6 @@ bool nbd_server_stop(GError **error)
     while (server->listeners || server->connections->len) {
         event_loop_poll(event_loop_main(), true);
     }
-    net_listen_close(server->fds, server->address);
-    g_ptr_array_free(server->waiting, TRUE);
-    g_ptr_array_free(server->connections, TRUE);
-    socket_address_free(server->address);
-    tls_creds_release(server->tls_creds);
-    g_clear_pointer(&server, g_free);
+    g_clear_pointer(&server, server_free);
     return true;
 }

@@ -21,6 +21,13 @@ uint32_t nbd_server_max_connections(void); /* 0: no limit */
 /* What its clients must begin TLS with; NULL: they cannot. */
 const TlsCreds *nbd_server_tls_creds(void);
 
+/* Whether it lets a client in that has proven to be `identity`; NULL: it has not. */
+bool nbd_server_admits(const char *identity);
+
+/* Tell people why a client has been turned away. Clients cannot make it say much: at most one
+ * complaint a second is printed. */
+void nbd_server_complain(const char *format, ...) G_GNUC_PRINTF(1, 2);
+
 /* A connection that the server started is about to be freed. */
 void nbd_server_connection_gone(NbdConnection *conn);
 
