@@ -4,12 +4,14 @@
 #include "block/drivers.h"
 #include "block/iothread.h"
 #include "block/nbd.h"
+#include "net/tls-creds.h"
 #include "qapi/codec.h"
 #include "qapi/json.h"
 #include "qapi/qapi-commands.h"
 
 #include <jansson.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -17,7 +19,36 @@
 
 static char server_name[64];
 
-void disks_init(void)
+static char *keys_folder;
+
+static void remove_keys(void)
+{
+    g_autofree char *keys = g_build_filename(keys_folder, "keys.psk", NULL);
+
+    unlink(keys);
+    rmdir(keys_folder);
+}
+
+/* The object `tls`: credentials with a key that nobody guesses. */
+static void make_credentials(void)
+{
+    GError *error = NULL;
+    g_autofree char *keys = NULL;
+    TlsCredsPskProperties properties = { .has_endpoint = true,
+                                         .endpoint = Q_CRYPTO_TLS_CREDS_ENDPOINT_SERVER };
+
+    keys_folder = g_dir_make_tmp("merino-fuzz-XXXXXX", &error);
+    g_assert_no_error(error);
+    atexit(remove_keys);
+    keys = g_build_filename(keys_folder, "keys.psk", NULL);
+    g_file_set_contents(keys, "user:d543770c15ad93d76443fb56f501a31969235f47\n", -1, &error);
+    g_assert_no_error(error);
+    properties.dir = keys_folder;
+    tls_creds_add_psk("tls", &properties, &error);
+    g_assert_no_error(error);
+}
+
+static void init(bool tls)
 {
     SocketAddress address = { .type = SOCKET_ADDRESS_TYPE_UNIX };
     NbdServerOptions options = { .has_max_connections = true,
@@ -27,6 +58,10 @@ void disks_init(void)
 
     if (*server_name) {
         return;
+    }
+    if (tls) {
+        make_credentials();
+        options.tls_creds = (char *)"tls";
     }
     event_loop_main();
     null_drivers_register();
@@ -41,6 +76,16 @@ void disks_init(void)
     address.u.q_unix.abstract = true;
     nbd_server_start(&options, &error);
     g_assert_no_error(error);
+}
+
+void disks_init(void)
+{
+    init(false);
+}
+
+void disks_init_tls(void)
+{
+    init(true);
 }
 
 /* --- commands --- */

@@ -13,6 +13,8 @@
 
 /* Once before all else; more calls do nothing. */
 void disks_init(void);
+/* The same, but the server asks for TLS. */
+void disks_init_tls(void);
 
 /* Each takes the arguments of the QMP command of that name, and does not fail. */
 void disks_blockdev_add(const char *json);

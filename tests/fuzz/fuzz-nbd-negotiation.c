@@ -9,7 +9,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     nbd_make_exports();
-    nbd_exchange(data, size);
+    nbd_exchange(data, size, false);
     disks_clear();
     return 0;
 }

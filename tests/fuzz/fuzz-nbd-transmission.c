@@ -108,7 +108,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     put_negotiation(bytes, data[0]);
     g_byte_array_append(bytes, data + 1, (guint)size - 1);
     nbd_make_exports();
-    nbd_exchange(bytes->data, bytes->len);
+    nbd_exchange(bytes->data, bytes->len, false);
     disks_clear();
     return 0;
 }

@@ -171,6 +171,44 @@ def nbd_negotiation() -> Seeds:
     yield "nothing", b""
 
 
+def client_hello(versions: bytes, extensions: bytes = b"") -> bytes:
+    """The record with which a client begins TLS, of a pre-shared key."""
+    groups = struct.pack(">HHHH", 10, 4, 2, 29)
+    offered = struct.pack(">HHB", 43, len(versions) + 1, len(versions)) + versions
+    more = groups + offered + extensions
+    body = b"\x03\x03" + bytes(range(32)) + b"\0" + struct.pack(">HHHH", 6, 0x1301, 0x00A8, 0xD001)
+    body += b"\x01\0" + struct.pack(">H", len(more)) + more
+    message = b"\x01" + struct.pack(">I", len(body))[1:] + body
+    return b"\x16\x03\x01" + struct.pack(">H", len(message)) + message
+
+
+def nbd_tls() -> Seeds:
+    """Sessions with a server that asks for TLS."""
+    begin = FLAGS + option(STARTTLS)
+    refused = b"".join(option(number) for number in (LIST, INFO, GO, STRUCTURED, EXTENDED, 77))
+    yield "refused", FLAGS + refused + option(ABORT)
+    yield "go", FLAGS + go("disk") + meta("disk", "base:allocation")
+    yield "export-name", FLAGS + option(EXPORT_NAME, b"disk")
+    yield "not-fixed", struct.pack(">I", NO_ZEROES) + option(STARTTLS)
+    yield "too-long", FLAGS + option(LIST, bytes((1 << 20) + 1)) + option(ABORT)
+    yield "starttls-with-data", FLAGS + option(STARTTLS, b"data") + option(LIST)
+    yield "injected", begin + option(LIST) + go("disk")
+    yield "nothing", begin
+    yield "hello-1.2", begin + client_hello(b"\x03\x03")
+    share = struct.pack(">HHHHH", 51, 38, 36, 29, 32) + bytes(range(32))
+    modes = struct.pack(">HHBB", 45, 2, 1, 1)
+    identity = struct.pack(">HH", 10, 4) + b"user" + bytes(4)
+    binder = struct.pack(">HB", 33, 32) + bytes(32)
+    key = struct.pack(">HH", 41, len(identity) + len(binder)) + identity + binder
+    yield "hello-1.3", begin + client_hello(b"\x03\x04\x03\x03", share + modes)
+    yield "hello-wrong-key", begin + client_hello(b"\x03\x04", share + modes + key)
+    yield "hello-old", begin + client_hello(b"\x03\x01\x03\x02")
+    yield "two-hellos", begin + client_hello(b"\x03\x03") * 2
+    yield "long-record", begin + b"\x16\x03\x01\xff\xff" + bytes(70000)
+    yield "many-alerts", begin + b"\x15\x03\x03\0\x02\x01\x5a" * 1000
+    yield "empty-records", begin + b"\x16\x03\x01\0\0" * 3000
+
+
 # --- NBD: transmission ---
 
 
@@ -393,6 +431,7 @@ def size() -> Seeds:
 TARGETS: dict[str, Callable[[], Seeds]] = {
     "keyval": keyval,
     "nbd-negotiation": nbd_negotiation,
+    "nbd-tls": nbd_tls,
     "nbd-transmission": nbd_transmission,
     "qapi": qapi,
     "qmp": qmp,

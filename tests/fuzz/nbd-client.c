@@ -81,7 +81,7 @@ static bool is_idle(void)
 }
 
 /* The loop is not blocked on, because it knows nothing of the client's end. */
-void nbd_exchange(const guint8 *bytes, gsize size)
+void nbd_exchange(const guint8 *bytes, gsize size, bool tls)
 {
     g_autoptr(GByteArray) received = g_byte_array_new();
     const guint8 *left = bytes;
@@ -107,5 +107,5 @@ void nbd_exchange(const guint8 *bytes, gsize size)
         event_loop_poll(event_loop_main(), false);
     }
     close(fd);
-    nbd_judge(bytes, size, received->data, received->len, cut);
+    nbd_judge(bytes, size, received->data, received->len, cut, tls);
 }

@@ -12,7 +12,9 @@
  *    there, and nothing else ends it;
  *  - data covers the range asked for exactly; extents are not empty, lie in it, and come once for
  *    each context that was selected;
- *  - a request beyond the end of the disk fails, a plain one inside succeeds.
+ *  - a request beyond the end of the disk fails, a plain one inside succeeds;
+ *  - where TLS is asked for, nothing but STARTTLS and ABORT is granted before it. What follows a
+ *    STARTTLS that is granted is not for this judge.
  */
 #ifndef MERINO_FUZZ_NBD_CLIENT_H
 #define MERINO_FUZZ_NBD_CLIENT_H
@@ -27,11 +29,12 @@
  *   empty   of no bytes */
 void nbd_make_exports(void);
 
-/* Connect, send, receive until the server is done, and let the judge look at it. */
-void nbd_exchange(const guint8 *bytes, gsize size);
+/* Connect, send, receive until the server is done, and let the judge look at it. `tls`: the server
+ * asks for it. */
+void nbd_exchange(const guint8 *bytes, gsize size, bool tls);
 
 /* `cut`: the client hung up before the server was done. */
-void nbd_judge(const guint8 *sent, gsize n_sent, const guint8 *received, gsize n_received,
-               bool cut);
+void nbd_judge(const guint8 *sent, gsize n_sent, const guint8 *received, gsize n_received, bool cut,
+               bool tls);
 
 #endif

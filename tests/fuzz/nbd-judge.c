@@ -18,6 +18,7 @@ typedef struct Bytes {
 typedef struct Judge {
     Bytes sent, received; /* what has not been looked at */
     bool cut;             /* what follows cannot be judged */
+    bool tls;             /* the server asks for it */
 
     /* What was negotiated. */
     bool fixed_newstyle, no_zeroes, structured, extended;
@@ -147,6 +148,7 @@ static Next judge_export_name(Judge *judge, Bytes name)
     if (judge->received.left == 0) {
         return NEXT_END;
     }
+    check(!judge->tls, "EXPORT_NAME is granted in the clear");
     answer = expect(judge, NBD_EXPORT_NAME_BYTES + (judge->no_zeroes ? 0 : NBD_EXPORT_NAME_ZEROES),
                     "the answer to EXPORT_NAME");
     if (!answer) {
@@ -169,9 +171,15 @@ static Next judge_answered_option(Judge *judge, guint32 option, Bytes data)
         return NEXT_END;
     }
     if (!ack) {
-        return NEXT_OPTION;
+        return judge->tls && option == NBD_OPT_STARTTLS ? NEXT_END : NEXT_OPTION;
     }
+    check(!judge->tls || option == NBD_OPT_ABORT || option == NBD_OPT_STARTTLS,
+          "option %u is granted in the clear", option);
     switch (option) {
+    case NBD_OPT_STARTTLS:
+        check(judge->tls && data.left == 0, "STARTTLS is granted");
+        judge->cut = true;
+        return NEXT_END;
     case NBD_OPT_ABORT:
         return NEXT_END;
     case NBD_OPT_GO:
@@ -497,11 +505,13 @@ static Next judge_request(Judge *judge)
     return judge_answer(judge, &request) ? NEXT_REQUEST : NEXT_END;
 }
 
-void nbd_judge(const guint8 *sent, gsize n_sent, const guint8 *received, gsize n_received, bool cut)
+void nbd_judge(const guint8 *sent, gsize n_sent, const guint8 *received, gsize n_received, bool cut,
+               bool tls)
 {
     Judge judge = { .sent = { sent, n_sent },
                     .received = { received, n_received },
                     .cut = cut,
+                    .tls = tls,
                     .contexts_of = { sent, 0 } };
     Next next = judge_greeting(&judge);
 
