@@ -17,10 +17,10 @@
 
 struct Chardev {
     ChardevOptions *options;
-    GArray *listening;  /* int: descriptors of a server; else NULL */
-    GArray *accept_ids; /* guint: their sources, while there is no connection */
-    int in_fd, out_fd;  /* -1: not connected */
-    guint connected_id; /* a source: the user is about to learn of the connection */
+    NetListener *listening; /* of a server; else NULL */
+    GArray *accept_ids;     /* guint: their sources, while there is no connection */
+    int in_fd, out_fd;      /* -1: not connected */
+    guint connected_id;     /* a source: the user is about to learn of the connection */
     ChardevConnected *connected;
     void *opaque;
 };
@@ -103,9 +103,9 @@ static gboolean on_client(gint listening, GIOCondition condition, gpointer opaqu
 
 static void start_accepting(Chardev *chardev)
 {
-    for (guint i = 0; i < chardev->listening->len; i++) {
-        guint id =
-            g_unix_fd_add(g_array_index(chardev->listening, int, i), G_IO_IN, on_client, chardev);
+    for (guint i = 0; i < chardev->listening->fds->len; i++) {
+        guint id = g_unix_fd_add(g_array_index(chardev->listening->fds, int, i), G_IO_IN, on_client,
+                                 chardev);
 
         g_array_append_val(chardev->accept_ids, id);
     }
@@ -114,12 +114,12 @@ static void start_accepting(Chardev *chardev)
 /* Block until the first client is there. */
 static void wait_for_client(Chardev *chardev)
 {
-    guint n = chardev->listening->len;
+    guint n = chardev->listening->fds->len;
     g_autofree struct pollfd *ready = g_new0(struct pollfd, n);
 
     g_message("waiting for a client of chardev '%s'", chardev->options->id);
     for (guint i = 0; i < n; i++) {
-        ready[i].fd = g_array_index(chardev->listening, int, i);
+        ready[i].fd = g_array_index(chardev->listening->fds, int, i);
         ready[i].events = POLLIN;
     }
     while (chardev->in_fd < 0) {
@@ -142,9 +142,7 @@ static void chardev_free(Chardev *chardev)
     if (chardev->options->kind != CHARDEV_STDIO && chardev->in_fd >= 0) {
         close(chardev->in_fd);
     }
-    if (chardev->listening) {
-        net_listen_close(chardev->listening, chardev->options->address);
-    }
+    net_listener_free(chardev->listening);
     chardev_options_free(chardev->options);
     g_free(chardev);
 }
@@ -155,7 +153,7 @@ static bool open_socket(Chardev *chardev, GError **error)
     int fd;
 
     if (options->server) {
-        chardev->listening = net_listen(options->address, error);
+        chardev->listening = net_listen(options->address, NET_MODE_FROM_UMASK, error);
         if (chardev->listening && options->wait) {
             wait_for_client(chardev);
         }

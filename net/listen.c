@@ -18,17 +18,63 @@
 
 /* --- unix --- */
 
-static int listen_unix(const UnixSocketAddress *address, GError **error)
+/* Make room for a socket. A directory is left to unlink(2), which says what it is. */
+static bool remove_old(const char *path, GError **error)
 {
+    struct stat status;
+
+    if (lstat(path, &status) == 0 && !S_ISSOCK(status.st_mode) && !S_ISDIR(status.st_mode)) {
+        merino_error(error, "Failed to unlink socket %s: It is a file of another kind", path);
+        return false;
+    }
+    if (unlink(path) < 0 && errno != ENOENT) {
+        merino_error_errno(error, errno, "Failed to unlink socket %s", path);
+        return false;
+    }
+    return true;
+}
+
+/* The file gets the permissions that the socket has, as far as the umask lets it; so there is no
+ * moment at which it has more than `mode`. */
+static bool bind_with_mode(int fd, const struct sockaddr_un *un, socklen_t length, int mode,
+                           const char *path, GError **error)
+{
+    if (mode >= 0 && fchmod(fd, (mode_t)mode) < 0) {
+        merino_error_errno(error, errno, "Failed to set the mode of socket %s", path);
+        return false;
+    }
+    if (bind(fd, (const struct sockaddr *)un, length) < 0) {
+        merino_error_errno(error, errno, "Failed to bind socket to %s", path);
+        return false;
+    }
+    if (mode >= 0 && chmod(path, (mode_t)mode) < 0) {
+        merino_error_errno(error, errno, "Failed to set the mode of socket %s", path);
+        return false;
+    }
+    return true;
+}
+
+static void remember_file(NetListener *listener, const char *path)
+{
+    struct stat status;
+
+    if (lstat(path, &status) == 0) {
+        listener->path = g_strdup(path);
+        listener->device = status.st_dev;
+        listener->inode = status.st_ino;
+    }
+}
+
+static int listen_unix(NetListener *listener, const UnixSocketAddress *address, int mode,
+                       GError **error)
+{
+    bool has_file = !net_is_abstract(address);
     struct sockaddr_un un;
     socklen_t length;
     int fd;
 
-    if (!net_unix_address(address, &un, &length, error)) {
-        return -1;
-    }
-    if (!net_is_abstract(address) && unlink(address->path) < 0 && errno != ENOENT) {
-        merino_error_errno(error, errno, "Failed to unlink socket %s", address->path);
+    if (!net_unix_address(address, &un, &length, error) ||
+        (has_file && !remove_old(address->path, error))) {
         return -1;
     }
     fd = socket(AF_UNIX, SOCKET_FLAGS, 0);
@@ -36,12 +82,15 @@ static int listen_unix(const UnixSocketAddress *address, GError **error)
         merino_error_errno(error, errno, "Failed to create Unix socket");
         return -1;
     }
-    if (bind(fd, (struct sockaddr *)&un, length) < 0) {
-        merino_error_errno(error, errno, "Failed to bind socket to %s", address->path);
-    } else if (listen(fd, SOMAXCONN) < 0) {
+    if (bind_with_mode(fd, &un, length, has_file ? mode : NET_MODE_FROM_UMASK, address->path,
+                       error)) {
+        if (has_file) {
+            remember_file(listener, address->path);
+        }
+        if (listen(fd, SOMAXCONN) == 0) {
+            return fd;
+        }
         merino_error_errno(error, errno, "Failed to listen on socket");
-    } else {
-        return fd;
     }
     close(fd);
     return -1;
@@ -164,17 +213,21 @@ static int listen_fd(const FdSocketAddress *address, GError **error)
     return (int)fd;
 }
 
-GArray *net_listen(const SocketAddress *address, GError **error)
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(NetListener, net_listener_free)
+
+NetListener *net_listen(const SocketAddress *address, int mode, GError **error)
 {
-    g_autoptr(GArray) fds = g_array_new(FALSE, FALSE, sizeof(int));
+    g_autoptr(NetListener) listener = g_new0(NetListener, 1);
     int fd = -1;
 
+    listener->fds = g_array_new(FALSE, FALSE, sizeof(int));
     switch (address->type) {
     case SOCKET_ADDRESS_TYPE_UNIX:
-        fd = listen_unix(&address->u.q_unix, error);
+        fd = listen_unix(listener, &address->u.q_unix, mode, error);
         break;
     case SOCKET_ADDRESS_TYPE_INET:
-        return listen_inet(&address->u.inet, fds, error) ? g_steal_pointer(&fds) : NULL;
+        return listen_inet(&address->u.inet, listener->fds, error) ? g_steal_pointer(&listener)
+                                                                   : NULL;
     case SOCKET_ADDRESS_TYPE_FD:
         fd = listen_fd(&address->u.fd, error);
         break;
@@ -185,17 +238,25 @@ GArray *net_listen(const SocketAddress *address, GError **error)
     if (fd < 0) {
         return NULL;
     }
-    g_array_append_val(fds, fd);
-    return g_steal_pointer(&fds);
+    g_array_append_val(listener->fds, fd);
+    return g_steal_pointer(&listener);
 }
 
-void net_listen_close(GArray *fds, const SocketAddress *address)
+void net_listener_free(NetListener *listener)
 {
-    for (guint i = 0; i < fds->len; i++) {
-        close(g_array_index(fds, int, i));
+    struct stat status;
+
+    if (!listener) {
+        return;
     }
-    g_array_free(fds, TRUE);
-    if (address->type == SOCKET_ADDRESS_TYPE_UNIX && !net_is_abstract(&address->u.q_unix)) {
-        unlink(address->u.q_unix.path);
+    for (guint i = 0; i < listener->fds->len; i++) {
+        close(g_array_index(listener->fds, int, i));
     }
+    g_array_free(listener->fds, TRUE);
+    if (listener->path && lstat(listener->path, &status) == 0 &&
+        status.st_dev == listener->device && status.st_ino == listener->inode) {
+        unlink(listener->path);
+    }
+    g_free(listener->path);
+    g_free(listener);
 }

@@ -12,6 +12,8 @@
 
 #define NBD_DEFAULT_CONNECTIONS       100
 #define NBD_DEFAULT_HANDSHAKE_SECONDS 10
+#define NBD_DEFAULT_REQUESTS          128
+#define NBD_DEFAULT_REQUEST_MEMORY    (64 << 20) /* bytes */
 
 /* Listen as `options` say; what they leave out has its default. */
 bool nbd_server_start(const NbdServerOptions *options, GError **error);

@@ -14,13 +14,20 @@
 static BlockNode *disk;
 static MemoryDisk *memory;
 
-static void set_up(gconstpointer iothread)
+static void set_up_with(gconstpointer iothread, NbdServerOptions options)
 {
     disk = add_node("{'driver':'null-co','node-name':'d','size':%" G_GINT64_FORMAT "}", SIZE);
     memory = memory_disk(disk);
-    start_server(0, 0);
+    options.has_max_connections = true;
+    options.has_handshake_max_seconds = true;
+    start_server_with(&options);
     add_export("{'type':'nbd','id':'e','node-name':'d','writable':true%s}",
                iothread ? ",'iothread':'io'" : "");
+}
+
+static void set_up(gconstpointer iothread)
+{
+    set_up_with(iothread, (NbdServerOptions){ 0 });
 }
 
 static void open_client(Client *client)
@@ -64,7 +71,7 @@ static int held_now(void)
 /* As many as the limit are at work together; one more waits for its turn; all are answered. */
 static void test_in_flight(gconstpointer iothread)
 {
-    const unsigned n = NBD_MAX_IN_FLIGHT + 20;
+    const unsigned n = NBD_DEFAULT_REQUESTS + 20;
     g_autofree bool *seen = g_new0(bool, n);
     Client client;
 
@@ -74,11 +81,11 @@ static void test_in_flight(gconstpointer iothread)
     for (unsigned i = 0; i < n; i++) {
         client_request(&client, NBD_CMD_READ, NBD_CMD_FLAG_DF, i, i * 512, 512);
     }
-    run_main_until(held_now() == NBD_MAX_IN_FLIGHT);
+    run_main_until(held_now() == NBD_DEFAULT_REQUESTS);
     for (int i = 0; i < 100; i++) {
         run_main_once();
     }
-    g_assert_cmpint(held_now(), ==, NBD_MAX_IN_FLIGHT);
+    g_assert_cmpint(held_now(), ==, NBD_DEFAULT_REQUESTS);
     memory_disk_hold(memory, false, false);
     for (unsigned i = 0; i < n; i++) {
         Reply reply;
@@ -96,7 +103,7 @@ static void test_in_flight(gconstpointer iothread)
 /* The memory that a client's requests may hold is a limit, too. */
 static void test_bytes_in_flight(gconstpointer iothread)
 {
-    const int most = NBD_MAX_IN_FLIGHT_BYTES / (4 * MiB);
+    const int most = NBD_DEFAULT_REQUEST_MEMORY / (4 * MiB);
     Client client;
 
     set_up(iothread);
@@ -119,6 +126,77 @@ static void test_bytes_in_flight(gconstpointer iothread)
     }
     client_close(&client);
     tear_down();
+}
+
+/* Ask for `n` pieces of so many bytes, and see that `most` are at work together. */
+static void check_most(unsigned n, uint32_t bytes, int most)
+{
+    Client client;
+
+    open_client(&client);
+    memory_disk_hold(memory, false, true);
+    for (unsigned i = 0; i < n; i++) {
+        client_request(&client, NBD_CMD_READ, NBD_CMD_FLAG_DF, i, 0, bytes);
+    }
+    run_main_until(held_now() == most);
+    for (int i = 0; i < 100; i++) {
+        run_main_once();
+    }
+    g_assert_cmpint(held_now(), ==, most);
+    memory_disk_hold(memory, false, false);
+    for (unsigned i = 0; i < n; i++) {
+        Reply reply;
+
+        client_reply(&client, 0, &reply);
+        g_assert_cmpuint(reply.error, ==, 0);
+        reply_done(&reply);
+    }
+    client_close(&client);
+}
+
+/* Both limits are the server's to choose. A request that is larger than all goes alone. */
+static void test_limits(gconstpointer iothread)
+{
+    NbdServerOptions few = { .has_max_requests = true, .max_requests = 3 };
+    NbdServerOptions small = { .has_max_request_memory = true, .max_request_memory = MiB };
+    NbdServerOptions many = { .has_max_requests = true, .max_requests = 1000 };
+
+    set_up_with(iothread, few);
+    check_most(20, 512, 3);
+    tear_down();
+    set_up_with(iothread, small);
+    check_most(20, 128 * KiB, 8);
+    check_most(4, 2 * MiB, 1);
+    tear_down();
+    set_up_with(iothread, many);
+    check_most(600, 512, 600);
+    tear_down();
+}
+
+static void check_refused(NbdServerOptions options, const char *expected)
+{
+    SocketAddress address = { .type = SOCKET_ADDRESS_TYPE_UNIX, .u.q_unix.path = (char *)"x" };
+    g_autoptr(GError) error = NULL;
+
+    options.addr = &address;
+    g_assert_false(nbd_server_start(&options, &error));
+    g_assert_cmpstr(error->message, ==, expected);
+    g_assert_false(g_file_test("x", G_FILE_TEST_EXISTS));
+}
+
+static void test_wrong_limits(void)
+{
+    const char *requests = "Parameter 'max-requests' expects a value from 1 to 65536";
+    const char *mode = "Parameter 'socket-mode' expects octal digits up to 0777";
+
+    check_refused((NbdServerOptions){ .has_max_requests = true }, requests);
+    check_refused((NbdServerOptions){ .has_max_requests = true, .max_requests = 65537 }, requests);
+    check_refused((NbdServerOptions){ .has_max_request_memory = true, .max_request_memory = 4096 },
+                  "Parameter 'max-request-memory' expects a value of at least 1048576");
+    check_refused((NbdServerOptions){ .socket_mode = (char *)"rw" }, mode);
+    check_refused((NbdServerOptions){ .socket_mode = (char *)"1777" }, mode);
+    check_refused((NbdServerOptions){ .socket_mode = (char *)"-1" }, mode);
+    check_refused((NbdServerOptions){ .socket_mode = (char *)"" }, mode);
 }
 
 /* Requests in pieces of all sizes, whatever the socket makes of them. */
@@ -428,6 +506,8 @@ int main(int argc, char **argv)
     nbd_harness_init(&argc, &argv);
     add_on_both_loops("in-flight", test_in_flight);
     add_on_both_loops("bytes-in-flight", test_bytes_in_flight);
+    add_on_both_loops("limits", test_limits);
+    g_test_add_func("/nbd-clients/wrong-limits", test_wrong_limits);
     add_on_both_loops("torn-stream", test_torn_stream);
     add_on_both_loops("gone-at-any-byte", test_gone_at_any_byte);
     add_on_both_loops("gone-with-requests-in-flight", test_gone_with_requests_in_flight);

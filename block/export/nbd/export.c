@@ -157,7 +157,7 @@ static uint16_t flags_of(const BlockExport *base)
         flags |= NBD_FLAG_READ_ONLY;
     }
     /* All connections share one node, so a flush on any of them covers the writes of all. */
-    if (nbd_server_max_connections() != 1) {
+    if (nbd_server_limits()->max_connections != 1) {
         flags |= NBD_FLAG_CAN_MULTI_CONN;
     }
     return flags;

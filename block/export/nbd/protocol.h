@@ -20,17 +20,15 @@
 
 /* --- limits of ours --- */
 
-#define NBD_MAX_STRING          4096       /* bytes of an export name, a description, a query */
-#define NBD_MAX_PAYLOAD         (32 << 20) /* bytes that one read or write moves */
-#define NBD_MAX_OPTION          (1 << 20)  /* bytes of an option that are looked at */
-#define NBD_MAX_OPTION_SKIP     (32 << 20) /* bytes of an option that are skipped; more: good bye */
-#define NBD_MAX_QUERIES         8192       /* of one metadata context option */
-#define NBD_PREFERRED_BLOCK     4096
-#define NBD_MAX_MIN_BLOCK       65536      /* what the protocol allows as the smallest block */
-#define NBD_MAX_ERROR_TEXT      512        /* bytes of a message in a reply, without the end mark */
-#define NBD_EXTENTS_BYTES       (1 << 20)  /* of one context in one block status reply */
-#define NBD_MAX_IN_FLIGHT       128        /* requests of one client, until their reply is sent */
-#define NBD_MAX_IN_FLIGHT_BYTES (64 << 20) /* and the memory these hold */
+#define NBD_MAX_STRING      4096       /* bytes of an export name, a description, a query */
+#define NBD_MAX_PAYLOAD     (32 << 20) /* bytes that one read or write moves */
+#define NBD_MAX_OPTION      (1 << 20)  /* bytes of an option that are looked at */
+#define NBD_MAX_OPTION_SKIP (32 << 20) /* bytes of an option that are skipped; more: good bye */
+#define NBD_MAX_QUERIES     8192       /* of one metadata context option */
+#define NBD_PREFERRED_BLOCK 4096
+#define NBD_MAX_MIN_BLOCK   65536     /* what the protocol allows as the smallest block */
+#define NBD_MAX_ERROR_TEXT  512       /* bytes of a message in a reply, without the end mark */
+#define NBD_EXTENTS_BYTES   (1 << 20) /* of one context in one block status reply */
 
 /* --- negotiation --- */
 

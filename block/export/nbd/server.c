@@ -21,6 +21,9 @@
 /* Pause after the system has run out of descriptors or memory. */
 #define ACCEPT_RETRY_NS (100 * 1000 * 1000)
 
+#define MOST_REQUESTS        65536
+#define LEAST_REQUEST_MEMORY (1 << 20)
+
 #define COMPLAINT_INTERVAL_NS (1000 * 1000 * 1000)
 
 /* Of what clients say, other characters are not repeated to people. */
@@ -29,11 +32,10 @@
     "!\"#$%&'()*+,-./:;<=>?@[]^_{}~"
 
 typedef struct NbdServer {
-    SocketAddress *address;
     NbdServerLimits limits;
     TlsCreds *tls_creds; /* NULL: no TLS */
     Authz *authz;        /* NULL: everybody is let in */
-    GArray *fds;
+    NetListener *listener;
     int64_t quiet_until_ns; /* complaints are counted only */
     unsigned unsaid;
     unsigned listeners; /* coroutines that have not ended */
@@ -49,9 +51,9 @@ bool nbd_server_is_running(void)
     return server && !server->stopping;
 }
 
-uint32_t nbd_server_max_connections(void)
+const NbdServerLimits *nbd_server_limits(void)
 {
-    return server->limits.max_connections;
+    return &server->limits;
 }
 
 const TlsCreds *nbd_server_tls_creds(void)
@@ -160,27 +162,54 @@ void nbd_server_connection_gone(NbdConnection *conn)
     wake_listeners();
 }
 
-static NbdServerLimits limits_from(const NbdServerOptions *options)
+static bool set_limits(NbdServerLimits *limits, const NbdServerOptions *options, GError **error)
 {
-    NbdServerLimits limits = { NBD_DEFAULT_CONNECTIONS, NBD_DEFAULT_HANDSHAKE_SECONDS };
+    *limits = (NbdServerLimits){
+        options->has_max_connections ? options->max_connections : NBD_DEFAULT_CONNECTIONS,
+        options->has_handshake_max_seconds ? options->handshake_max_seconds
+                                           : NBD_DEFAULT_HANDSHAKE_SECONDS,
+        options->has_max_requests ? options->max_requests : NBD_DEFAULT_REQUESTS,
+        options->has_max_request_memory ? options->max_request_memory : NBD_DEFAULT_REQUEST_MEMORY,
+    };
+    if (limits->requests < 1 || limits->requests > MOST_REQUESTS) {
+        merino_error(error, "Parameter 'max-requests' expects a value from 1 to %d", MOST_REQUESTS);
+        return false;
+    }
+    if (limits->request_bytes < LEAST_REQUEST_MEMORY) {
+        merino_error(error, "Parameter 'max-request-memory' expects a value of at least %d",
+                     LEAST_REQUEST_MEMORY);
+        return false;
+    }
+    return true;
+}
 
-    if (options->has_max_connections) {
-        limits.max_connections = options->max_connections;
+static bool parse_mode(const NbdServerOptions *options, int *ret_mode, GError **error)
+{
+    const UnixSocketAddress *address = &options->addr->u.q_unix;
+    guint64 mode;
+
+    if (!options->socket_mode) {
+        *ret_mode = NET_MODE_FROM_UMASK;
+        return true;
     }
-    if (options->has_handshake_max_seconds) {
-        limits.handshake_seconds = options->handshake_max_seconds;
+    if (options->addr->type != SOCKET_ADDRESS_TYPE_UNIX ||
+        (address->has_abstract && address->abstract)) {
+        merino_error(error, "'socket-mode' is for unix sockets that have a file");
+        return false;
     }
-    return limits;
+    if (!g_ascii_string_to_unsigned(options->socket_mode, 8, 0, 0777, &mode, NULL)) {
+        merino_error(error, "Parameter 'socket-mode' expects octal digits up to 0777");
+        return false;
+    }
+    *ret_mode = (int)mode;
+    return true;
 }
 
 static void server_free(NbdServer *gone)
 {
-    if (gone->fds) {
-        net_listen_close(gone->fds, gone->address);
-    }
+    net_listener_free(gone->listener);
     g_ptr_array_free(gone->waiting, TRUE);
     g_ptr_array_free(gone->connections, TRUE);
-    socket_address_free(gone->address);
     tls_creds_release(gone->tls_creds);
     authz_release(gone->authz);
     g_free(gone);
@@ -213,28 +242,28 @@ static bool acquire_objects(NbdServer *made, const NbdServerOptions *options, GE
 bool nbd_server_start(const NbdServerOptions *options, GError **error)
 {
     g_autoptr(NbdServer) made = NULL;
+    int mode;
 
     if (server) {
         merino_error(error, "NBD server already running");
         return false;
     }
     made = g_new0(NbdServer, 1);
-    made->address = socket_address_clone(options->addr);
-    made->limits = limits_from(options);
     made->waiting = g_ptr_array_new();
     made->connections = g_ptr_array_new();
-    if (!acquire_objects(made, options, error)) {
+    if (!set_limits(&made->limits, options, error) || !parse_mode(options, &mode, error) ||
+        !acquire_objects(made, options, error)) {
         return false;
     }
-    made->fds = net_listen(options->addr, error);
-    if (!made->fds) {
+    made->listener = net_listen(options->addr, mode, error);
+    if (!made->listener) {
         return false;
     }
     server = g_steal_pointer(&made);
-    for (guint i = 0; i < server->fds->len; i++) {
+    for (guint i = 0; i < server->listener->fds->len; i++) {
         server->listeners++;
         coroutine_start_on(event_loop_main(), listener_main,
-                           GINT_TO_POINTER(g_array_index(server->fds, int, i)));
+                           GINT_TO_POINTER(g_array_index(server->listener->fds, int, i)));
     }
     return true;
 }
@@ -246,8 +275,8 @@ bool nbd_server_stop(GError **error)
         return false;
     }
     server->stopping = true;
-    for (guint i = 0; i < server->fds->len; i++) {
-        shutdown(g_array_index(server->fds, int, i), SHUT_RDWR);
+    for (guint i = 0; i < server->listener->fds->len; i++) {
+        shutdown(g_array_index(server->listener->fds, int, i), SHUT_RDWR);
     }
     wake_listeners();
     for (guint i = 0; i < server->connections->len; i++) {

@@ -13,10 +13,12 @@ typedef struct NbdServerLimits {
     uint32_t max_connections; /* clients at a time; further ones wait to be accepted. 0: no limit */
     uint32_t handshake_seconds; /* a client that has not chosen an export by then is turned away;
                                    0: no limit */
+    uint32_t requests;          /* of one client at work, until their reply is sent */
+    uint64_t request_bytes;     /* and the memory these hold */
 } NbdServerLimits;
 
 bool nbd_server_is_running(void);
-uint32_t nbd_server_max_connections(void); /* 0: no limit */
+const NbdServerLimits *nbd_server_limits(void); /* any thread, for as long as there are clients */
 
 /* What its clients must begin TLS with; NULL: they cannot. */
 const TlsCreds *nbd_server_tls_creds(void);

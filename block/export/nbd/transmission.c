@@ -77,8 +77,8 @@ static void coroutine_fn wait_for_progress(NbdTransmission *tx)
 
 static bool has_room(const NbdTransmission *tx, size_t memory)
 {
-    return tx->in_flight == 0 || (tx->in_flight < NBD_MAX_IN_FLIGHT &&
-                                  tx->in_flight_bytes + memory <= NBD_MAX_IN_FLIGHT_BYTES);
+    return tx->in_flight == 0 || (tx->in_flight < tx->limits->requests &&
+                                  tx->in_flight_bytes + memory <= tx->limits->request_bytes);
 }
 
 static void coroutine_fn wait_for_room(NbdTransmission *tx, size_t memory)
@@ -269,6 +269,7 @@ void coroutine_fn nbd_transmission_run(NbdConnection *conn)
     NbdTransmission tx = { .conn = conn,
                            .exp = conn->exp,
                            .backend = conn->exp->base->backend,
+                           .limits = nbd_server_limits(),
                            .recv_buffer = g_malloc(NBD_RECV_BUFFER) };
 
     nbd_pool_init(&tx.pool);

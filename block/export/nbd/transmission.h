@@ -11,8 +11,8 @@
  *      ^                                                          |
  *      +----------- room again (in-flight requests, bytes) -------+
  *
- * Limits: a client has at most NBD_MAX_IN_FLIGHT requests and NBD_MAX_IN_FLIGHT_BYTES of data at
- * work; a request counts until its reply has been sent. At a limit nothing more is received.
+ * Limits: a client has at most so many requests and so many bytes of data at work as the server's
+ * limits say; a request counts until its reply has been sent. At a limit nothing more is received.
  * After NBD_REQUESTS_A_TURN requests in a row the receiver lets other coroutines of the loop run.
  *
  * No lock and, in the steady state, no heap: requests and data buffers are kept and used again.
@@ -24,6 +24,7 @@
 #include "connection.h"
 #include "extents.h"
 #include "protocol.h"
+#include "server.h"
 
 #define NBD_REQUESTS_A_TURN 64
 #define NBD_RECV_BUFFER     (64 << 10) /* bytes */
@@ -53,6 +54,7 @@ struct NbdTransmission {
     NbdConnection *conn;
     const NbdExport *exp;
     BlockBackend *backend;
+    const NbdServerLimits *limits;
 
     /* transmission.c */
     uint8_t *recv_buffer;
