@@ -246,7 +246,9 @@ static void test_psk(void)
     assert_text(psk_error(as_server, NULL, NULL), "Missing 'dir' property value");
     assert_text(psk_error(as_server, folder, NULL), missing);
     assert_text(psk_error(as_client, folder, NULL), missing);
-    write_file(folder, "keys.psk", "alice:000102030405060708090a0b0c0d0e0f\nqemu:d543770c15ad93d76443fb56f501a31969235f47\n");
+    write_file(
+        folder, "keys.psk",
+        "alice:000102030405060708090a0b0c0d0e0f\nqemu:d543770c15ad93d76443fb56f501a31969235f47\n");
     g_assert_null(psk_error(as_server, folder, NULL));
     g_assert_null(psk_error(as_client, folder, NULL));
     g_assert_null(psk_error(as_client, folder, "alice"));
