@@ -27,8 +27,10 @@
 
 typedef struct Qcow2Bitmaps Qcow2Bitmaps;   /* bitmaps.h */
 typedef struct Qcow2Cache Qcow2Cache;       /* cache.h */
-typedef struct Qcow2Freed Qcow2Freed;       /* alloc.c: clusters that will be free */
-typedef struct Qcow2InFlight Qcow2InFlight; /* write.c: allocations that are not linked yet */
+typedef struct Qcow2Freed Qcow2Freed;       /* free.c: clusters that will be free */
+typedef struct Qcow2InFlight Qcow2InFlight; /* in-flight.c: allocations that are not linked yet */
+typedef struct Qcow2Overlap Qcow2Overlap;   /* overlap.c: which clusters hold metadata */
+typedef struct Qcow2Writer Qcow2Writer;     /* writeback.c: who writes back and who waits */
 
 /* An extension of the header that we do not know; kept as found. */
 typedef struct Qcow2Extension {
@@ -74,6 +76,7 @@ typedef struct Qcow2Table {
     uint64_t *entry;  /* under table_lock */
     uint8_t *dirty;   /* one byte for each 512 bytes of the table; under table_lock */
     bool any_dirty;
+    bool moved; /* the refcount table lies elsewhere than the header in the file says */
 } Qcow2Table;
 
 /* One internal snapshot (snapshot.c). */
@@ -132,7 +135,7 @@ typedef struct Qcow2 {
     unsigned refblock_bits; /* a refcount block has 1 << refblock_bits entries */
     uint64_t refcount_max;  /* largest refcount */
 
-    CoMutex lock;
+    CoMutex lock; /* this and the next: from qcow2_tables_open() to _close() */
     GMutex table_lock;
 
     Qcow2Table l1;
@@ -141,16 +144,21 @@ typedef struct Qcow2 {
     Qcow2Cache *refcount_cache;
     Qcow2Freed *freed;
     Qcow2InFlight *in_flight;
-    int64_t free_hint;        /* no free cluster below; under lock */
+    Qcow2Overlap *overlap;
+    Qcow2Writer *writer;
+    int64_t free_hint;        /* index: no free cluster below; under lock */
+    int64_t compressed_hint;  /* where the next compressed bytes may go; 0: nowhere; under lock */
     _Atomic int64_t host_end; /* nothing was ever written to the data file at or beyond it, so it
                                  reads as zeroes there */
+    _Atomic int64_t meta_end; /* the same of the image file */
 
     Qcow2Snapshot *snapshots;
     uint32_t n_snapshots;
     Qcow2Bitmaps *bitmaps;
 
-    atomic_bool corrupt; /* marked corrupt while open: nothing is written any more */
-    bool repairing;      /* opened to be checked and repaired: dirty and corrupt are let through */
+    atomic_bool signaled; /* a fault was told that did not stop us */
+    atomic_bool corrupt;  /* marked corrupt while open: nothing is written any more */
+    bool repairing;       /* opened to be checked and repaired: dirty and corrupt are let through */
 } Qcow2;
 
 /* --- geometry --- */
@@ -248,6 +256,9 @@ int coroutine_fn qcow2_refcount_add(Qcow2 *q, int64_t first_cluster, int64_t n, 
 int coroutine_fn qcow2_writeback(Qcow2 *q);
 /* Write back, and drop every clean slice. Drained. */
 int coroutine_fn qcow2_empty_caches(Qcow2 *q);
+/* The last writeback before the image is closed or becomes read-only: refcounts too, where they
+ * are lazy; then the dirty flag goes. Drained. */
+int coroutine_fn qcow2_mark_clean(Qcow2 *q);
 
 /* --- corruption (overlap.c) --- */
 
@@ -259,9 +270,15 @@ int coroutine_fn qcow2_check_overlap(Qcow2 *q, unsigned ignore, int64_t host, in
 void coroutine_fn qcow2_mark_corrupt(Qcow2 *q, bool fatal, int64_t host, int64_t bytes,
                                      const char *format, ...) G_GNUC_PRINTF(5, 6);
 
-/* --- tables: life (tables.c). Control plane. --- */
+/* What holds metadata has changed beside the allocator (snapshots, bitmaps, resize): look again.
+ * Drained, and called once by whoever opens the image, after snapshots and bitmaps are known. */
+void coroutine_fn qcow2_overlap_refresh(Qcow2 *q);
+/* A cluster range that holds metadata from now on. Any time. */
+void qcow2_overlap_add(Qcow2 *q, unsigned what, int64_t host, int64_t bytes);
 
-/* Read L1 and the refcount table, make caches, from header and options. */
+/* --- tables: life (tables.c). Control plane, in or outside of coroutines. --- */
+
+/* Read L1 and the refcount table, make caches, from header and options; q->data_file is set. */
 bool qcow2_tables_open(Qcow2 *q, GError **error);
 void qcow2_tables_close(Qcow2 *q);
 /* New cache sizes or other options, drained and written back. */
@@ -281,5 +298,12 @@ int coroutine_fn qcow2_co_flush(BlockNode *node);
 int coroutine_fn qcow2_co_block_status(BlockNode *node, int64_t offset, int64_t bytes,
                                        BlockStatus *ret_status);
 int coroutine_fn qcow2_co_truncate(BlockNode *node, int64_t size, GError **error);
+
+/* Grow or shrink, with so much made ready for the new part. Drained. */
+int coroutine_fn qcow2_resize(Qcow2 *q, int64_t size, PreallocMode prealloc, GError **error);
+/* Give the range of the disk clusters, as far as it has none; PREALLOC_MODE_OFF does nothing.
+ * Drained; for new images and resize. */
+int coroutine_fn qcow2_preallocate(Qcow2 *q, int64_t offset, int64_t bytes, PreallocMode prealloc,
+                                   GError **error);
 
 #endif

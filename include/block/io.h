@@ -25,11 +25,12 @@
 #include "util/iov.h"
 
 typedef enum RequestFlags {
-    REQ_FUA = 1 << 0,             /* durable when acknowledged */
-    REQ_MAY_UNMAP = 1 << 1,       /* zero-write: space may be given back */
-    REQ_NO_FALLBACK = 1 << 2,     /* zero-write: -ENOTSUP rather than slow */
-    REQ_WRITE_UNCHANGED = 1 << 3, /* what is read stays as it was: bitmaps are not marked */
-    REQ_PREFETCH = 1 << 4,        /* read: fill caches; `vec` may be NULL */
+    REQ_FUA = 1 << 0,              /* durable when acknowledged */
+    REQ_MAY_UNMAP = 1 << 1,        /* zero-write: space may be given back */
+    REQ_NO_FALLBACK = 1 << 2,      /* zero-write: -ENOTSUP rather than slow */
+    REQ_WRITE_UNCHANGED = 1 << 3,  /* what is read stays as it was: bitmaps are not marked */
+    REQ_PREFETCH = 1 << 4,         /* read: fill caches; `vec` may be NULL */
+    REQ_WRITE_COMPRESSED = 1 << 5, /* whole clusters, to be kept compressed where the format can */
 } RequestFlags;
 
 enum {

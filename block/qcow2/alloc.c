@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Finding clusters and taking them; growing the refcount structures on the way. All under `lock`.
+ *
+ * Where no refcount block counts a cluster yet, blocks are placed right behind the clusters that
+ * are being allocated, and count themselves or one another. Nothing of this is written here:
+ * blocks, table and header reach the file with the next writeback, in that order (Q1, Q3).
+ *
+ * The refcount table grows in memory at once; its old place in the file is freed like any other
+ * cluster.
+ */
+#include "runtime.h"
+#include "util/size.h"
+
+#include <errno.h>
+#include <inttypes.h>
+
+/* --- the refcount table --- */
+
+static int64_t coroutine_fn take_run(Qcow2 *q, int64_t min, int64_t max, int64_t *ret_n,
+                                     bool *ret_fresh);
+
+static int coroutine_fn move_reftable(Qcow2 *q, uint32_t entries)
+{
+    Qcow2Table *table = &q->reftable;
+    int64_t clusters = size_to_clusters(q, (int64_t)entries * 8);
+    uint32_t old_entries = table->entries;
+    int64_t old_offset = table->offset;
+    int64_t first, n;
+    bool fresh;
+
+    qcow2_table_grow(q, table, entries);
+    first = take_run(q, clusters, clusters, &n, &fresh);
+    if (first < 0) {
+        qcow2_table_grow(q, table, old_entries);
+        return (int)first;
+    }
+    g_mutex_lock(&q->table_lock);
+    table->offset = first << q->header.cluster_bits;
+    table->moved = table->any_dirty = true;
+    g_mutex_unlock(&q->table_lock);
+    qcow2_overlap_add(q, QCOW2_OVERLAP_REFCOUNT_TABLE, table->offset, (int64_t)entries * 8);
+    qcow2_free(q, old_offset, MAX((int64_t)old_entries * 8, 1), QCOW2_DISCARD_OTHER);
+    return 0;
+}
+
+/* Room for at least `need` entries, with a reserve that also counts the new table itself. */
+static int coroutine_fn grow_reftable(Qcow2 *q, int64_t need)
+{
+    int64_t per_cluster = q->cluster_size / 8;
+    int64_t entries =
+        MAX(q->reftable.entries + (int64_t)q->reftable.entries / 2, need + need / 8 + 8);
+
+    entries = (entries + per_cluster - 1) / per_cluster * per_cluster;
+    if (entries * 8 > QCOW2_MAX_REFTABLE_BYTES) {
+        entries = QCOW2_MAX_REFTABLE_BYTES / 8;
+    }
+    return need > entries ? -EFBIG : move_reftable(q, (uint32_t)entries);
+}
+
+/* --- refcount blocks --- */
+
+static int coroutine_fn place_refblock(Qcow2 *q, int64_t index, int64_t cluster)
+{
+    int64_t host = cluster << q->header.cluster_bits;
+    int64_t slice_bytes = qcow2_cache_slice_bytes(q->refcount_cache);
+    int ret = 0;
+
+    if (cluster == 0) {
+        qcow2_mark_corrupt(q, true, -1, -1,
+                           "Preventing invalid allocation of refcount block at offset 0");
+        return -EIO;
+    }
+    g_mutex_lock(&q->table_lock);
+    for (int64_t at = host; at < host + q->cluster_size && ret == 0; at += slice_bytes) {
+        if (!qcow2_cache_add_zero(q->refcount_cache, at)) {
+            ret = -ENOMEM;
+        }
+    }
+    if (ret == 0) {
+        qcow2_table_set(&q->reftable, (uint32_t)index, (uint64_t)host);
+    } else {
+        qcow2_cache_drop(q->refcount_cache, host, q->cluster_size);
+    }
+    g_mutex_unlock(&q->table_lock);
+    if (ret == 0) {
+        qcow2_overlap_add(q, QCOW2_OVERLAP_REFCOUNT_BLOCK, host, q->cluster_size);
+    }
+    return ret;
+}
+
+/* How many blocks are missing to count [first, first + n); the first of them in `*ret_first`. */
+static int64_t missing_blocks(Qcow2 *q, int64_t first, int64_t n, int64_t *ret_first)
+{
+    int64_t missing = 0;
+
+    for (int64_t i = first >> q->refblock_bits; i <= (first + n - 1) >> q->refblock_bits; i++) {
+        if (!qcow2_refblock_exists(q, i << q->refblock_bits)) {
+            if (missing++ == 0) {
+                *ret_first = i;
+            }
+        }
+    }
+    return missing;
+}
+
+/* Blocks that count the clusters [first, first + n), and themselves, placed right behind. */
+static int64_t blocks_for(Qcow2 *q, int64_t first, int64_t n)
+{
+    int64_t blocks = 0, again, unused;
+
+    while ((again = missing_blocks(q, first, n + blocks, &unused)) != blocks) {
+        blocks = again;
+    }
+    return blocks;
+}
+
+static int coroutine_fn place_refblocks(Qcow2 *q, int64_t first, int64_t n, int64_t blocks)
+{
+    int64_t at = first + n;
+    int ret = 0;
+
+    for (int64_t i = first >> q->refblock_bits; at < first + n + blocks && ret == 0; i++) {
+        if (!qcow2_refblock_exists(q, i << q->refblock_bits)) {
+            ret = place_refblock(q, i, at++);
+        }
+    }
+    if (ret == 0) {
+        ret = qcow2_refcount_add(q, first + n, blocks, 1);
+    }
+    return ret;
+}
+
+/* --- runs of clusters --- */
+
+/* Take clusters that are known to be free and to be counted. */
+static int coroutine_fn take(Qcow2 *q, int64_t first, int64_t n, bool *ret_fresh)
+{
+    int64_t end = (first + n) << q->header.cluster_bits;
+    int64_t mark = atomic_load(&q->meta_end);
+    int ret =
+        qcow2_check_overlap(q, 0, first << q->header.cluster_bits, n << q->header.cluster_bits);
+
+    if (ret == 0) {
+        ret = qcow2_refcount_add(q, first, n, 1);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    *ret_fresh = first << q->header.cluster_bits >= mark;
+    if (end > mark) {
+        atomic_store(&q->meta_end, end);
+        if (!has_data_file(q)) {
+            atomic_store(&q->host_end, end);
+        }
+    }
+    if (first <= q->free_hint) {
+        q->free_hint = first + n;
+    }
+    return 0;
+}
+
+/* How much of a free run of `n` clusters to take, where blocks may be missing. */
+static int64_t fit_into_block(Qcow2 *q, int64_t first, int64_t min, int64_t n)
+{
+    int64_t missing = 0, left;
+
+    if (missing_blocks(q, first, n, &missing) == 0) {
+        return n;
+    }
+    left = (missing << q->refblock_bits) - first;
+    if (left >= min && left > 0) {
+        return left; /* up to where the blocks end */
+    }
+    left = qcow2_refblock_clusters(q) - (first & (qcow2_refblock_clusters(q) - 1)) - 1;
+    return CLAMP(left, min, n); /* and the new block fits behind */
+}
+
+/* The first cluster of a run of at least `min` and at most `max`, or -errno. */
+static int64_t coroutine_fn take_run(Qcow2 *q, int64_t min, int64_t max, int64_t *ret_n,
+                                     bool *ret_fresh)
+{
+    int64_t from = q->free_hint;
+
+    for (;;) {
+        int64_t first, n, blocks, unused, room;
+        int ret = qcow2_find_free(q, from, max, &first, &n);
+
+        if (ret < 0) {
+            return ret;
+        }
+        if (min == 1 || n < max) {
+            q->free_hint = from == q->free_hint ? first : q->free_hint;
+        }
+        if (n < min) {
+            from = first + n;
+            continue;
+        }
+        n = fit_into_block(q, first, min, n);
+        blocks = blocks_for(q, first, n);
+        if (blocks > 0) {
+            int64_t last = (first + n + blocks - 1) >> q->refblock_bits;
+
+            ret = qcow2_find_free(q, first, n + blocks, &unused, &room);
+            if (ret == 0 && room < n + blocks) {
+                from = first + room;
+                continue;
+            }
+            if (ret == 0 && last >= q->reftable.entries) {
+                ret = grow_reftable(q, last + 1);
+                if (ret < 0) {
+                    return ret;
+                }
+                from = q->free_hint;
+                continue;
+            }
+            ret = ret ? ret : place_refblocks(q, first, n, blocks);
+        }
+        ret = ret ? ret : take(q, first, n, ret_fresh);
+        if (ret < 0) {
+            return ret;
+        }
+        if (blocks > 0 && !has_data_file(q)) {
+            /* The blocks behind are used as well. */
+            atomic_store(&q->host_end, MAX(atomic_load(&q->host_end),
+                                           (first + n + blocks) << q->header.cluster_bits));
+        }
+        if (blocks > 0) {
+            atomic_store(&q->meta_end, MAX(atomic_load(&q->meta_end),
+                                           (first + n + blocks) << q->header.cluster_bits));
+        }
+        *ret_n = n;
+        return first;
+    }
+}
+
+/* --- what others call --- */
+
+int64_t coroutine_fn qcow2_alloc_fresh(Qcow2 *q, int64_t bytes, bool *ret_fresh)
+{
+    int64_t clusters = size_to_clusters(q, bytes);
+    int64_t n;
+    int64_t first = take_run(q, clusters, clusters, &n, ret_fresh);
+
+    return first < 0 ? first : first << q->header.cluster_bits;
+}
+
+int64_t coroutine_fn qcow2_alloc(Qcow2 *q, int64_t bytes)
+{
+    bool fresh;
+
+    return qcow2_alloc_fresh(q, bytes, &fresh);
+}
+
+/* The clusters from `first` on that happen to be free and counted: how many were taken. */
+static int64_t coroutine_fn take_at(Qcow2 *q, int64_t first, int64_t max, bool *ret_fresh)
+{
+    int64_t found, n, missing = 0;
+
+    if (qcow2_find_free(q, first, max, &found, &n) < 0 || found != first) {
+        return 0;
+    }
+    if (missing_blocks(q, first, n, &missing) > 0) {
+        n = (missing << q->refblock_bits) - first;
+    }
+    return n > 0 && take(q, first, n, ret_fresh) == 0 ? n : 0;
+}
+
+int64_t coroutine_fn qcow2_alloc_data_fresh(Qcow2 *q, int64_t *host, int64_t max_clusters,
+                                            bool *ret_fresh)
+{
+    int64_t first, n;
+
+    if (*host) {
+        n = take_at(q, *host >> q->header.cluster_bits, max_clusters, ret_fresh);
+        if (n > 0) {
+            return n;
+        }
+    }
+    first = take_run(q, 1, max_clusters, &n, ret_fresh);
+    if (first < 0) {
+        return first;
+    }
+    *host = first << q->header.cluster_bits;
+    return n;
+}
+
+int64_t coroutine_fn qcow2_alloc_data(Qcow2 *q, int64_t *host, int64_t max_clusters)
+{
+    bool fresh;
+
+    return qcow2_alloc_data_fresh(q, host, max_clusters, &fresh);
+}
+
+void coroutine_fn qcow2_unalloc(Qcow2 *q, int64_t host, int64_t bytes)
+{
+    int64_t first = host >> q->header.cluster_bits;
+    int64_t n = ((host + bytes - 1) >> q->header.cluster_bits) - first + 1;
+
+    if (qcow2_refcount_add(q, first, n, -1) == 0) {
+        q->free_hint = MIN(q->free_hint, first);
+    }
+}
+
+/* --- compressed bytes --- */
+
+/* Put them behind the last ones, in a cluster that has room and may be shared once more. */
+static int64_t coroutine_fn alloc_in_shared(Qcow2 *q, int64_t bytes)
+{
+    int64_t host = q->compressed_hint;
+    int64_t room = q->cluster_size - cluster_offset(q, host);
+
+    if (!host || !cluster_offset(q, host)) {
+        return 0;
+    }
+    if (bytes > room) {
+        bool fresh; /* the next cluster as well, if it is free */
+
+        if (take_at(q, (host + room) >> q->header.cluster_bits, 1, &fresh) != 1) {
+            return 0;
+        }
+    }
+    if (qcow2_refcount_add(q, host >> q->header.cluster_bits, 1, 1) == 0) {
+        return host;
+    }
+    if (bytes > room) {
+        qcow2_unalloc(q, host + room, 1);
+    }
+    return 0;
+}
+
+int64_t coroutine_fn qcow2_alloc_compressed(Qcow2 *q, int64_t bytes)
+{
+    int64_t host = alloc_in_shared(q, bytes);
+
+    if (host == 0) {
+        host = qcow2_alloc(q, bytes);
+    }
+    if (host > 0) {
+        q->compressed_hint = host + bytes;
+    }
+    return host;
+}

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the files of the driver's runtime share among themselves, beyond qcow2.h.
+ */
+#ifndef MERINO_QCOW2_RUNTIME_H
+#define MERINO_QCOW2_RUNTIME_H
+
+#include "cache.h"
+#include "qcow2.h"
+
+/* Tables mark what changes in pieces of this many bytes. */
+#define TABLE_PIECE         512
+#define TABLE_PIECE_ENTRIES (TABLE_PIECE / 8)
+
+/* Host offsets of clusters end here: what an L2 entry can hold. */
+#define QCOW2_HOST_END (INT64_C(1) << 56)
+
+/* --- tables.c --- */
+
+/* Change an entry. Under lock and table_lock. */
+void qcow2_table_set(Qcow2Table *table, uint32_t index, uint64_t value);
+/* Change all sizes of `table` to `entries`, the new ones 0. Under lock; takes table_lock. */
+void qcow2_table_grow(Qcow2 *q, Qcow2Table *table, uint32_t entries);
+static inline uint64_t qcow2_table_get(Qcow2 *q, const Qcow2Table *table, uint32_t index)
+{
+    uint64_t value;
+
+    g_mutex_lock(&q->table_lock);
+    value = table->entry[index];
+    g_mutex_unlock(&q->table_lock);
+    return value;
+}
+
+/* --- alloc.c --- */
+
+/* Like qcow2_alloc() and qcow2_alloc_data(); and tell whether the place was never written to. */
+int64_t coroutine_fn qcow2_alloc_fresh(Qcow2 *q, int64_t bytes, bool *ret_fresh);
+int64_t coroutine_fn qcow2_alloc_data_fresh(Qcow2 *q, int64_t *host, int64_t max_clusters,
+                                            bool *ret_fresh);
+/* Give back what was allocated and never referred to. Under `lock`. */
+void coroutine_fn qcow2_unalloc(Qcow2 *q, int64_t host, int64_t bytes);
+
+/* --- free.c --- */
+
+Qcow2Freed *qcow2_freed_new(void);
+void qcow2_freed_free(Qcow2Freed *freed);
+
+/* Around every request that uses host offsets without holding `lock`. */
+unsigned qcow2_request_begin(Qcow2 *q);
+void qcow2_request_end(Qcow2 *q, unsigned epoch);
+
+/* For the writeback, under `lock`: note what was freed up to now; it was written out; that
+ * failed. */
+void qcow2_frees_collect(Qcow2 *q);
+void coroutine_fn qcow2_frees_apply(Qcow2 *q);
+void qcow2_frees_restore(Qcow2 *q);
+/* So much was freed that a writeback is worth while. Any thread. */
+bool qcow2_frees_are_many(Qcow2 *q);
+
+/* --- refcount.c, under `lock` --- */
+
+/* Whether a block counts the cluster. */
+bool qcow2_refblock_exists(Qcow2 *q, int64_t cluster);
+/* Clusters that one block counts. */
+static inline int64_t qcow2_refblock_clusters(const Qcow2 *q)
+{
+    return INT64_C(1) << q->refblock_bits;
+}
+
+/* The first run of free clusters at or after `from`: its first cluster, and its length up to
+ * `max`. What no block counts is free. */
+int coroutine_fn qcow2_find_free(Qcow2 *q, int64_t from, int64_t max, int64_t *ret_first,
+                                 int64_t *ret_n);
+
+/* --- writeback.c --- */
+
+Qcow2Writer *qcow2_writer_new(void);
+void qcow2_writer_free(Qcow2Writer *writer);
+/* After a request that changed metadata: write back when too much is dirty. */
+int coroutine_fn qcow2_balance(Qcow2 *q);
+
+/* --- overlap.c --- */
+
+Qcow2Overlap *qcow2_overlap_new(void);
+void qcow2_overlap_free(Qcow2Overlap *overlap);
+/* Whether guest data may be written there, as far as one look can tell. Under table_lock. */
+bool qcow2_overlap_is_data(Qcow2 *q, int64_t host, int64_t bytes);
+
+#endif
