@@ -146,7 +146,8 @@ typedef struct Qcow2 {
     Qcow2InFlight *in_flight;
     Qcow2Overlap *overlap;
     Qcow2Writer *writer;
-    int64_t free_hint;        /* index: no free cluster below; under lock */
+    struct EventTimer *clean_timer; /* drops slices that nobody uses; or NULL */
+    int64_t free_hint;              /* index: no free cluster below; under lock */
     int64_t compressed_hint;  /* where the next compressed bytes may go; 0: nowhere; under lock */
     _Atomic int64_t host_end; /* nothing was ever written to the data file at or beyond it, so it
                                  reads as zeroes there */

@@ -113,6 +113,45 @@ static void set_ends(Qcow2 *q)
     atomic_store(&q->host_end, size);
 }
 
+/* --- slices that nobody uses --- */
+
+static void arm_clean_timer(Qcow2 *q)
+{
+    int64_t seconds = MIN(q->options.cache_clean_interval, INT32_MAX);
+
+    event_timer_set(q->clean_timer, event_loop_now_ns() + seconds * 1000000000);
+}
+
+static void clean_caches(void *opaque)
+{
+    Qcow2 *q = opaque;
+
+    g_mutex_lock(&q->table_lock);
+    qcow2_cache_drop_idle(q->l2_cache);
+    qcow2_cache_drop_idle(q->refcount_cache);
+    g_mutex_unlock(&q->table_lock);
+    arm_clean_timer(q);
+}
+
+static void stop_clean_timer(Qcow2 *q)
+{
+    if (q->clean_timer) {
+        event_timer_cancel(q->clean_timer);
+        event_timer_free(g_steal_pointer(&q->clean_timer));
+    }
+}
+
+static void start_clean_timer(Qcow2 *q)
+{
+    stop_clean_timer(q);
+    if (q->options.cache_clean_interval > 0) {
+        q->clean_timer = event_timer_new(event_loop_main(), clean_caches, q);
+        arm_clean_timer(q);
+    }
+}
+
+/* --- all of it --- */
+
 bool qcow2_tables_open(Qcow2 *q, GError **error)
 {
     const Qcow2Header *header = &q->header;
@@ -134,6 +173,7 @@ bool qcow2_tables_open(Qcow2 *q, GError **error)
         qcow2_tables_close(q);
         return false;
     }
+    start_clean_timer(q);
     return true;
 }
 
@@ -142,6 +182,7 @@ void qcow2_tables_close(Qcow2 *q)
     if (!q->l2_cache) {
         return;
     }
+    stop_clean_timer(q);
     table_done(&q->l1);
     table_done(&q->reftable);
     g_clear_pointer(&q->l2_cache, qcow2_cache_free);
@@ -154,8 +195,15 @@ void qcow2_tables_close(Qcow2 *q)
     co_mutex_done(&q->lock);
 }
 
+static void coroutine_fn refresh_overlap(void *opaque)
+{
+    qcow2_overlap_refresh(opaque);
+}
+
 void qcow2_tables_apply_options(Qcow2 *q)
 {
+    coroutine_run(refresh_overlap, q);
+    start_clean_timer(q);
     if (qcow2_cache_slice_bytes(q->l2_cache) != l2_slice_bytes(q)) {
         qcow2_cache_free(q->l2_cache);
         q->l2_cache = qcow2_cache_new(q, q->options.l2_cache_size, l2_slice_bytes(q));

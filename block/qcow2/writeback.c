@@ -464,8 +464,12 @@ int coroutine_fn qcow2_empty_caches(Qcow2 *q)
 
 int coroutine_fn qcow2_mark_clean(Qcow2 *q)
 {
-    int ret = atomic_load(&q->corrupt) ? -EIO : run_once(q, false);
+    int ret;
 
+    if (atomic_load(&q->corrupt)) {
+        return 0; /* nothing is written any more, and everybody was told */
+    }
+    ret = run_once(q, false);
     if (ret == 0) {
         ret = run_once(q, false); /* what became free by the first */
     }
