@@ -42,6 +42,14 @@ static void note_event(const char *name, json_t *message)
                            json_string_value(json_object_get(data, "reason")));
 }
 
+/* Its cluster's number plus 1 everywhere. */
+static void fill_with_numbers(uint8_t *data)
+{
+    for (int64_t offset = 0; offset < SIZE; offset += CLUSTER) {
+        memset(data + offset, (int)(offset / CLUSTER + 1), MIN(CLUSTER, SIZE - offset));
+    }
+}
+
 /* A frozen disk that held its cluster's number plus 1 everywhere; the target takes no write. */
 static void fixture_begin(Fixture *f, const char *options)
 {
@@ -49,9 +57,7 @@ static void fixture_begin(Fixture *f, const char *options)
     f->target_node = add_node(NODES, "target");
     f->disk = memory_disk(f->disk_node);
     f->target = memory_disk(f->target_node);
-    for (int64_t i = 0; i < SIZE; i++) {
-        f->disk->data[i] = i / CLUSTER + 1;
-    }
+    fill_with_numbers(f->disk->data);
     memset(f->target->data, 0xee, SIZE);
     f->cbw = add_node(CBW, options);
     add_node(VIEW);
@@ -384,6 +390,90 @@ static void test_a_disk_that_cannot_be_read_stages_nothing(void)
     fixture_done(&f);
 }
 
+/* --- every call of the target fails once --- */
+
+static const struct {
+    int64_t offset, bytes;
+} guest_writes[] = {
+    { 5 * CLUSTER + 100, 1 },     { 2 * CLUSTER - 1, 2 },       { 0, 4096 },
+    { 7 * CLUSTER, 3 * CLUSTER }, { 5 * CLUSTER, CLUSTER / 2 }, { SIZE - 600, 600 },
+    { 0, 12 * CLUSTER },          { 12 * CLUSTER, CLUSTER },
+};
+
+/* The disk has the writes that went well, and the view what it had, or nothing. */
+static void check_both(Fixture *f, const bool *done, bool may_break)
+{
+    g_autofree uint8_t *expected = g_malloc(SIZE);
+    g_autofree uint8_t *got = g_malloc(SIZE);
+    int ret = do_read(f->view, 0, SIZE, got);
+
+    fill_with_numbers(expected);
+    if (ret < 0) {
+        g_assert_cmpint(ret, ==, -EACCES);
+        g_assert_true(may_break);
+    } else {
+        g_assert_cmpmem(got, SIZE, expected, SIZE);
+    }
+    for (size_t i = 0; i < G_N_ELEMENTS(guest_writes); i++) {
+        if (done[i]) {
+            memset(expected + guest_writes[i].offset, 0x99, guest_writes[i].bytes);
+        }
+    }
+    g_assert_cmpint(do_read(f->guest, 0, SIZE, got), ==, 0);
+    g_assert_cmpmem(got, SIZE, expected, SIZE);
+}
+
+/* Returns whether any call failed: the target's are fewer than `n` otherwise. */
+static bool fail_from(const char *options, int n)
+{
+    bool staging = strstr(options, "staging");
+    bool guest_fails = !staging && !strstr(options, "break-snapshot");
+    bool done[G_N_ELEMENTS(guest_writes)], failed = false;
+    Fixture f;
+
+    fixture_begin(&f, options);
+    memory_disk_hold(f.target, false, false);
+    atomic_store(&f.target->fail_after, n);
+    atomic_store(&f.target->fail_writes, EIO);
+    for (size_t i = 0; i < G_N_ELEMENTS(guest_writes); i++) {
+        int ret = do_fill(f.guest, guest_writes[i].offset, guest_writes[i].bytes, 0x99);
+
+        done[i] = ret == 0;
+        if (ret < 0) {
+            g_assert_cmpint(ret, ==, -EIO);
+            g_assert_true(guest_fails);
+        }
+    }
+    wait_until_written(&f);
+    for (size_t i = 0; i < G_N_ELEMENTS(guest_writes); i++) {
+        failed = failed || !done[i];
+    }
+    failed = failed || view_read_error(&f, 0) == -EACCES;
+    check_both(&f, done, !guest_fails);
+    atomic_store(&f.target->fail_writes, 0);
+    check_both(&f, done, !guest_fails);
+    fixture_done(&f);
+    return failed;
+}
+
+static void test_every_call_may_fail(void)
+{
+    static const char *const options[] = {
+        "",
+        ",'on-cbw-error':'break-snapshot'",
+        ",'min-cluster-size':65536",
+        ",'min-cluster-size':65536,'on-cbw-error':'break-snapshot'",
+        ROOM_FOR_TWO,
+        ",'staging-size':16384,'on-cbw-error':'break-snapshot'",
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(options); i++) {
+        for (int n = 0; fail_from(options[i], n); n++) {
+            g_assert_cmpint(n, <, 200);
+        }
+    }
+}
+
 /* --- drained sections: invariant 8 --- */
 
 static void test_drain_parks_what_is_staged(void)
@@ -480,6 +570,7 @@ int main(int argc, char **argv)
     ADD(a_failing_target_breaks_the_view);
     ADD(who_waits_for_room_goes_on_when_the_view_breaks);
     ADD(a_disk_that_cannot_be_read_stages_nothing);
+    ADD(every_call_may_fail);
     ADD(drain_parks_what_is_staged);
     ADD(a_drained_write_does_not_wait_for_room);
     ADD(removal_drops_what_is_staged);
