@@ -10,6 +10,7 @@ void block_builtins_register(void)
     blkdebug_driver_register();
     file_drivers_register();
     null_drivers_register();
+    qcow2_driver_register();
     raw_driver_register();
     copy_before_write_driver_register();
     snapshot_access_driver_register();

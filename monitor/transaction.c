@@ -28,6 +28,7 @@ static const TransactionActionOps *const actions_by_kind[TRANSACTION_ACTION_KIND
     [TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_MERGE] = &bitmap_merge_action,
     [TRANSACTION_ACTION_KIND_BLOCKDEV_FILTER_INSERT] = &filter_insert_action,
     [TRANSACTION_ACTION_KIND_BLOCKDEV_FILTER_REMOVE] = &filter_remove_action,
+    [TRANSACTION_ACTION_KIND_BLOCKDEV_SNAPSHOT_INTERNAL_SYNC] = &snapshot_internal_action,
 };
 
 /* NULL when nothing needs to stand still. */

@@ -39,4 +39,7 @@ extern const TransactionActionOps bitmap_merge_action;
 extern const TransactionActionOps filter_insert_action;
 extern const TransactionActionOps filter_remove_action;
 
+/* snapshot-actions.c */
+extern const TransactionActionOps snapshot_internal_action;
+
 #endif

@@ -43,6 +43,18 @@ static void describe_backing(const BlockNode *node, ImageInfo *info)
     info->backing_filename_format = g_strdup(node->backing_format);
 }
 
+/* Like QEMU, none is not worth an empty list. */
+static void describe_snapshots(BlockNode *node, ImageInfo *info)
+{
+    if (node->driver->snapshot_list) {
+        info->snapshots = node->driver->snapshot_list(node);
+        if (info->snapshots->len == 0) {
+            snapshot_info_list_free(info->snapshots);
+            info->snapshots = NULL;
+        }
+    }
+}
+
 static ImageInfo *image_info(BlockNode *node, bool flat, GError **error)
 {
     g_autoptr(ImageInfo) info = g_new0(ImageInfo, 1);
@@ -58,7 +70,9 @@ static ImageInfo *image_info(BlockNode *node, bool flat, GError **error)
     info->cluster_size = node_cluster_size(node);
     info->has_cluster_size = info->cluster_size != 0;
     info->has_dirty_flag = has_dirty_flag(node);
+    info->dirty_flag = node->driver->is_dirty && node->driver->is_dirty(node);
     describe_backing(node, info);
+    describe_snapshots(node, info);
     if (node->driver->specific_info) {
         info->format_specific = node->driver->specific_info(node, &local);
     }

@@ -155,6 +155,7 @@ typedef struct Qcow2 {
 
     Qcow2Snapshot *snapshots;
     uint32_t n_snapshots;
+    int64_t snapshot_table_bytes; /* of the table in the file */
     Qcow2Bitmaps *bitmaps;
 
     atomic_bool signaled; /* a fault was told that did not stop us */

@@ -9,6 +9,7 @@
 void blkdebug_driver_register(void);          /* blkdebug */
 void file_drivers_register(void);             /* file, host_device */
 void null_drivers_register(void);             /* null-co, null-aio */
+void qcow2_driver_register(void);             /* qcow2 */
 void raw_driver_register(void);               /* raw */
 void copy_before_write_driver_register(void); /* copy-before-write */
 void snapshot_access_driver_register(void);   /* snapshot-access */
