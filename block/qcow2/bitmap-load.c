@@ -93,6 +93,41 @@ static bool check_table(Qcow2BitmapEntry *entry, const Qcow2BitmapGeometry *geom
     return true;
 }
 
+/* Clusters that count as free, or as used twice, are not the bitmap's. */
+static bool coroutine_fn check_owned(Qcow2 *q, Qcow2BitmapEntry *entry, int64_t host, int64_t bytes)
+{
+    for (int64_t end = host + bytes; host < end; host += q->cluster_size) {
+        uint64_t refcount;
+
+        if (qcow2_refcount_get(q, host >> q->header.cluster_bits, &refcount) >= 0 &&
+            refcount != 1) {
+            qcow2_bitmap_entry_fault(
+                entry, "the refcount of its cluster at 0x%" PRIx64 " is %" PRIu64, host, refcount);
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool coroutine_fn check_refcounts(Qcow2 *q, Qcow2BitmapEntry *entry)
+{
+    uint64_t unreliable = QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT;
+    bool ok;
+
+    if (q->repairing || (q->header.incompatible & unreliable)) {
+        return true;
+    }
+    co_mutex_lock(&q->lock);
+    ok = check_owned(q, entry, entry->table_offset, INT64_C(8) * entry->table_entries);
+    for (uint32_t i = 0; ok && i < entry->table_entries; i++) {
+        int64_t host = entry->table[i] & QCOW2_BITMAP_OFFSET_MASK;
+
+        ok = !host || check_owned(q, entry, host, 1);
+    }
+    co_mutex_unlock(&q->lock);
+    return ok;
+}
+
 bool coroutine_fn qcow2_bitmaps_need_table(Qcow2 *q, Qcow2BitmapEntry *entry)
 {
     Qcow2BitmapGeometry geometry = qcow2_bitmap_geometry(q);
@@ -113,7 +148,7 @@ bool coroutine_fn qcow2_bitmaps_need_table(Qcow2 *q, Qcow2BitmapEntry *entry)
         table[i] = GUINT64_FROM_BE(table[i]);
     }
     entry->table = g_steal_pointer(&table);
-    return check_table(entry, &geometry);
+    return check_table(entry, &geometry) && check_refcounts(q, entry);
 }
 
 /* --- opening --- */

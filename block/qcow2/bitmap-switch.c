@@ -101,10 +101,7 @@ static void set_place(Qcow2 *q, const Place *place)
 static void drop_broken_extension(Qcow2 *q)
 {
     for (guint i = q->header.extensions->len; i-- > 0;) {
-        Qcow2Extension *extension = &g_array_index(q->header.extensions, Qcow2Extension, i);
-
-        if (extension->type == QCOW2_EXT_BITMAPS) {
-            g_free(extension->data);
+        if (g_array_index(q->header.extensions, Qcow2Extension, i).type == QCOW2_EXT_BITMAPS) {
             g_array_remove_index(q->header.extensions, i);
         }
     }
