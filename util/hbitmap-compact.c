@@ -91,9 +91,16 @@ static void compact_root(HBitmap *bm, uint64_t d)
     }
 }
 
+bool hbitmap_is_uneven(const HBitmap *bm)
+{
+    return atomic_load_explicit(&bm->uneven, memory_order_relaxed) ||
+           atomic_load_explicit(&bm->retired, memory_order_relaxed);
+}
+
 void hbitmap_compact(HBitmap *bm)
 {
     hb_release_retired(bm);
+    atomic_store_explicit(&bm->uneven, false, memory_order_relaxed);
     for (uint64_t d = 0; (d = hb_next_root(bm, bm->present, d)) < bm->n_roots; d++) {
         compact_root(bm, d);
     }

@@ -46,7 +46,7 @@ static bool page_has_words(HbPage *page, const uint64_t *words, uint64_t lines)
     return true;
 }
 
-static void page_or_words(HbPage *page, const uint64_t *words, uint64_t lines)
+static void page_or_words(HBitmap *bm, HbPage *page, const uint64_t *words, uint64_t lines)
 {
     unsigned added = 0;
 
@@ -60,7 +60,7 @@ static void page_or_words(HbPage *page, const uint64_t *words, uint64_t lines)
         }
     }
     if (added) {
-        atomic_fetch_add(&page->count, added);
+        hb_note_count(bm, atomic_fetch_add(&page->count, added) + added);
     }
     hb_mark(&page->summary, lines);
 }
@@ -73,7 +73,7 @@ static void give_words(HBitmap *dst, uint64_t p, const uint64_t *words, uint64_t
         !(hb_is_block(e) && hb_is_shared(e) && page_has_words(hb_page(e), words, lines))) {
         HbPage *page = hb_reach(dst, p, HB_ONES);
         if (page) {
-            page_or_words(page, words, lines);
+            page_or_words(dst, page, words, lines);
         }
     }
     hb_mark_up(dst, p);
@@ -145,7 +145,7 @@ static void take_page(Fold *f, HbPage *page)
         f->lines |= any ? left & -left : 0;
     }
     if (removed) {
-        atomic_fetch_sub(&page->count, removed);
+        hb_note_count(f->epoch, atomic_fetch_sub(&page->count, removed) - removed);
     }
 }
 

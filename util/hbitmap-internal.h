@@ -80,6 +80,7 @@ struct HBitmap {
     _Atomic uint64_t *dirty;   /* summary of roots[]: 0 means that no bit below is set */
     _Atomic uint64_t *present; /* one bit a line of roots[]: 0 means that all are absent */
     _Atomic(HbRetired *) retired;
+    atomic_bool uneven; /* a private page became empty or full since hbitmap_compact */
 };
 
 /* ---- Entries ---- */
@@ -115,6 +116,16 @@ static inline const uint64_t *hb_words_ahead(HbDir *dir, unsigned slot)
 {
     HbEntry e = atomic_load(&dir->entries[(slot + 1) % HB_DIR_ENTRIES]);
     return hb_is_block(e) ? hb_words(hb_page(e)) : NULL;
+}
+
+/* A private page holds `count` bits now. A wrong look of a moment (invariant 7) costs a compaction.
+ */
+static inline void hb_note_count(HBitmap *bm, unsigned count)
+{
+    if ((count == 0 || count == HB_PAGE_BITS) &&
+        !atomic_load_explicit(&bm->uneven, memory_order_relaxed)) {
+        atomic_store_explicit(&bm->uneven, true, memory_order_relaxed);
+    }
 }
 
 /* ---- Places ---- */

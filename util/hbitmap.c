@@ -182,7 +182,7 @@ static bool page_holds(HbPage *page, Span s, bool set)
     return true;
 }
 
-static void page_change(HbPage *page, Span s, bool set)
+static void page_change(HBitmap *bm, HbPage *page, Span s, bool set)
 {
     unsigned changed = 0;
 
@@ -198,7 +198,7 @@ static void page_change(HbPage *page, Span s, bool set)
         }
     }
     if (changed) {
-        atomic_fetch_add(&page->count, changed);
+        hb_note_count(bm, atomic_fetch_add(&page->count, changed) + changed);
     }
     if (changed && !set && !atomic_load(&page->loose)) {
         atomic_store(&page->loose, true);
@@ -221,7 +221,7 @@ static void change_span(HBitmap *bm, uint64_t p, Span s, bool set)
         HbPage *page = hb_reach(bm, p, done);
         hb_race_point();
         if (page) {
-            page_change(page, s, set);
+            page_change(bm, page, s, set);
         }
         if (page && set) {
             page_mark(page, s);

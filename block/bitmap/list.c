@@ -189,6 +189,36 @@ void list_unlock(BitmapList *list)
     g_mutex_unlock(&list->lock);
 }
 
+static void tidy(HBitmap *bits)
+{
+    if (bits && hbitmap_is_uneven(bits)) {
+        hbitmap_compact(bits);
+    }
+}
+
+void bitmap_list_tidy(BitmapList *list)
+{
+    DirtyBitmap *bitmap = NULL;
+
+    g_mutex_lock(&list->lock);
+    tidy(list->epoch);
+    while ((bitmap = bitmap_list_next(list, bitmap))) {
+        tidy(bitmap->bits);
+    }
+    g_mutex_unlock(&list->lock);
+}
+
+size_t bitmap_list_memory(BitmapList *list)
+{
+    size_t bytes = list->epoch ? hbitmap_memory(list->epoch) : 0;
+    DirtyBitmap *bitmap = NULL;
+
+    while ((bitmap = bitmap_list_next(list, bitmap))) {
+        bytes += hbitmap_memory(bitmap->bits);
+    }
+    return bytes;
+}
+
 HBitmap *bitmap_bits(DirtyBitmap *bitmap)
 {
     if (atomic_load_explicit(&bitmap->records, memory_order_acquire)) {

@@ -223,7 +223,7 @@ static void section_reach(DrainSection *section)
     }
 }
 
-/* What has grown in requests since it was drained last. */
+/* What has grown in requests since it was drained last, and what bitmaps no longer need. */
 static void section_settle(DrainSection *section)
 {
     GHashTableIter iter;
@@ -235,6 +235,7 @@ static void section_settle(DrainSection *section)
 
         if (node->drain_depth == 1) {
             node_settle_size(node);
+            bitmap_list_tidy(node->bitmaps);
         }
     }
 }

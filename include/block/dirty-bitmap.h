@@ -98,6 +98,13 @@ int64_t bitmap_list_size(const BitmapList *list);
 bool bitmap_list_check_resize(BitmapList *list, int64_t size, GError **error);
 void bitmap_list_resize(BitmapList *list, int64_t size);
 
+/* Give back what pages hold that writes have emptied or filled. Drained; costs a look at a flag for
+ * each bitmap where there is nothing to give back. */
+void bitmap_list_tidy(BitmapList *list);
+
+/* Bytes that the bits of the disk's bitmaps take, with what writes mark. Drained. */
+size_t bitmap_list_memory(BitmapList *list);
+
 /* Newest first, as QMP lists them: bitmap_list_next(list, NULL) is the newest. Includes anonymous
  * bitmaps. */
 DirtyBitmap *bitmap_list_next(BitmapList *list, DirtyBitmap *previous);

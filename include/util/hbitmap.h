@@ -188,6 +188,10 @@ void hbitmap_settle(HBitmap *bm);
  */
 void hbitmap_compact(HBitmap *bm);
 
+/* Concurrent. Whether hbitmap_compact would give memory back, as far as is known: single writes
+ * have emptied or filled a page, or left something behind. */
+bool hbitmap_is_uneven(const HBitmap *bm);
+
 /*
  * The inverse of hbitmap_serialize: the range takes the values in `buf`; unused high bits of the
  * last byte are ignored. All-zero and all-one pages are recognised and cost nothing.

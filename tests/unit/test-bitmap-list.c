@@ -499,10 +499,56 @@ static void a_fault_is_found(void)
     g_test_trap_assert_stderr("planted*compare: assertion failed*");
 }
 
+/* --- memory --- */
+
+#define BIG_SIZE       (INT64_C(64) << 30)
+#define BIG_CLUSTER    65536
+#define SMALL_BYTES    16384 /* of a bitmap that is empty or full, whatever it was before */
+#define BITMAPS_IN_BIG 3
+
+static void assert_small(BitmapList *list)
+{
+    bitmap_list_tidy(list);
+    g_assert_cmpuint(bitmap_list_memory(list), <=, BITMAPS_IN_BIG * SMALL_BYTES);
+}
+
+static void mark_each(BitmapList *list, int64_t step)
+{
+    for (int64_t offset = 0; offset < BIG_SIZE; offset += step) {
+        bitmap_list_mark(list, offset, 512);
+    }
+}
+
+static void empty_and_full_bitmaps_are_small(void)
+{
+    BitmapAddOptions options = { .granularity = BIG_CLUSTER };
+    BitmapList *list = bitmap_list_new("big", BIG_SIZE);
+    DirtyBitmap *bitmaps[BITMAPS_IN_BIG];
+
+    for (int i = 0; i < BITMAPS_IN_BIG; i++) {
+        options.name = (const char *const[]){ "a", "b", "c" }[i];
+        bitmaps[i] = bitmap_add(list, &options, NULL, NULL);
+    }
+    assert_small(list);
+    mark_each(list, 2 * BIG_CLUSTER);
+    g_assert_cmpint(bitmap_dirty_bytes(bitmaps[0]), ==, BIG_SIZE / 2);
+    g_assert_cmpuint(bitmap_list_memory(list), >, 2 * BITMAPS_IN_BIG * SMALL_BYTES);
+    for (int i = 0; i < BITMAPS_IN_BIG; i++) {
+        g_assert_true(bitmap_clear(bitmaps[i], NULL, NULL));
+    }
+    assert_small(list);
+    mark_each(list, BIG_CLUSTER);
+    g_assert_cmpint(bitmap_dirty_bytes(bitmaps[0]), ==, BIG_SIZE);
+    assert_small(list);
+    g_assert_cmpint(bitmap_dirty_bytes(bitmaps[2]), ==, BIG_SIZE);
+    bitmap_list_free(list);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/bitmap-list/as-the-twin-says", as_the_twin_says);
     g_test_add_func("/bitmap-list/a-fault-is-found", a_fault_is_found);
+    g_test_add_func("/bitmap-list/empty-and-full-are-small", empty_and_full_bitmaps_are_small);
     return g_test_run();
 }

@@ -232,13 +232,17 @@ static void test_compact_gives_back_what_single_writes_left(void)
     g_autoptr(HBitmap) bm = hbitmap_new(TIB_BITS + 100, NULL);
 
     scatter(bm);
+    g_assert_false(hbitmap_is_uneven(bm));
     hbitmap_reset(bm, 0, hbitmap_size(bm));
+    g_assert_true(hbitmap_is_uneven(bm));
     hbitmap_compact(bm);
+    g_assert_false(hbitmap_is_uneven(bm));
     assert_small(bm);
 
     for (uint64_t bit = 0; bit < hbitmap_size(bm); bit += 4) {
         hbitmap_set(bm, bit, 4);
     }
+    g_assert_true(hbitmap_is_uneven(bm));
     hbitmap_compact(bm);
     assert_small(bm);
     g_assert_cmpuint(hbitmap_count(bm), ==, TIB_BITS + 100);
