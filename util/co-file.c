@@ -11,7 +11,8 @@
  *    refuses (as many do when space must be allocated), io_uring would give each write to a kernel
  *    thread; so whole pages are simply written when the file system is a local one: that copies
  *    them into the cache. It may block nevertheless, when the kernel throttles writers. So each
- *    is timed, and when several of few are slow the backend gets all for a while, longer each time.
+ *    is timed, and when two of few were slow, and it was not other processes that took the time,
+ *    the backend gets all for a while, longer each time.
  *  - both, plainly, on a file system in memory.
  * Descriptors opened with O_DIRECT go to the backend.
  *
@@ -25,6 +26,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/magic.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
@@ -38,8 +40,10 @@
 #define MISSES_MAX          6 /* skip at most 2^6 - 1 reads */
 #define PAGE                4096
 
-/* A write into the cache takes microseconds; a throttled one milliseconds. But so may one whose
- * thread had to make way for others, which is no reason: two within SLOWNESS writes are. */
+/* A write into the cache takes microseconds; a throttled one milliseconds. Two of these within
+ * SLOWNESS writes are a reason to write elsewhere. But a write may also take long because its
+ * thread had to make way for others; so behind a slow one it counts whether the thread itself went
+ * to sleep. */
 #define SLOW_WRITE_NS INT64_C(500000)
 #define SLOWNESS      100
 #define PAUSE_MIN_NS  INT64_C(100000000)
@@ -207,27 +211,44 @@ static bool read_in_place(EventLoop *loop, const IoRequest *req, ssize_t *ret_co
     return *ret_count >= 0;
 }
 
+/* How often the thread has given up the processor by itself. */
+static long voluntary_switches(void)
+{
+    struct rusage usage;
+
+    return getrusage(RUSAGE_THREAD, &usage) == 0 ? usage.ru_nvcsw : 0;
+}
+
+static void note_slow_write(FileTrait *trait, int64_t end)
+{
+    if (trait->slowness) {
+        trait->write_pause_ns = CLAMP(2 * trait->write_pause_ns, PAUSE_MIN_NS, PAUSE_MAX_NS);
+        trait->write_pause_end_ns = end + trait->write_pause_ns;
+    }
+    trait->slowness = SLOWNESS;
+}
+
 /* Write plainly, and judge by the time it took whether that is wise. */
 static ssize_t write_timed(FileTrait *trait, const IoRequest *req)
 {
     int64_t start = event_loop_now_ns(), end;
+    bool suspicious = trait->slowness;
+    long switches = 0;
     ssize_t count;
 
     if (start < trait->write_pause_end_ns) {
         return -1;
     }
+    if (G_UNLIKELY(suspicious)) {
+        switches = voluntary_switches();
+    }
     count = pwritev(req->fd, req->iov, req->niov, req->offset);
     end = event_loop_now_ns();
-    if (G_LIKELY(end - start <= SLOW_WRITE_NS)) {
-        if (trait->slowness && --trait->slowness == 0) {
-            trait->write_pause_ns = 0;
-        }
-    } else {
-        if (trait->slowness) {
-            trait->write_pause_ns = CLAMP(2 * trait->write_pause_ns, PAUSE_MIN_NS, PAUSE_MAX_NS);
-            trait->write_pause_end_ns = end + trait->write_pause_ns;
-        }
-        trait->slowness = SLOWNESS;
+    if (G_UNLIKELY(end - start > SLOW_WRITE_NS) &&
+        (!suspicious || voluntary_switches() != switches)) {
+        note_slow_write(trait, end);
+    } else if (trait->slowness && --trait->slowness == 0) {
+        trait->write_pause_ns = 0;
     }
     return count;
 }
