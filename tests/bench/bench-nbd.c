@@ -5,6 +5,7 @@
  *   load     requests of one kind and size, a number of them in flight, for a while
  *   extents  all extents of a metadata context, from the first byte to the last
  *   mark     a 512-byte write into every n-th block, or at random into one of n
+ *   zero     zeroes from the first byte to the last, a block each
  *
  * Prints one line: requests (or extents), seconds, and the median and 99th percentile of a
  * request's latency in microseconds.
@@ -25,15 +26,16 @@
 
 static struct {
     char *pattern, *context;
-    int block, depth, every;
-    double seconds, warm;
+    int64_t block;
+    int depth, every;
+    double seconds;
     gboolean extended;
 } options = { .block = 4096, .depth = 1, .every = 1, .seconds = 1 };
 
 static const GOptionEntry entries[] = {
     { "pattern", 0, 0, G_OPTION_ARG_STRING, &options.pattern,
       "load: read, write, randread or randwrite; mark: random", "NAME" },
-    { "block", 0, 0, G_OPTION_ARG_INT, &options.block, "Size of a request or block", "BYTES" },
+    { "block", 0, 0, G_OPTION_ARG_INT64, &options.block, "Size of a request or block", "BYTES" },
     { "depth", 0, 0, G_OPTION_ARG_INT, &options.depth, "Requests in flight", "N" },
     { "every", 0, 0, G_OPTION_ARG_INT, &options.every, "mark: one block in N", "N" },
     { "seconds", 0, 0, G_OPTION_ARG_DOUBLE, &options.seconds, "load: for so long", "S" },
@@ -249,14 +251,32 @@ static void run_mark(Wire *wire)
     print_result((blocks + (uint64_t)options.every - 1) / (uint64_t)options.every, now() - start);
 }
 
+static void run_zero(Wire *wire)
+{
+    uint64_t n = 0;
+    double start = now();
+
+    for (uint64_t offset = 0; offset < wire->size; offset += (uint64_t)options.block, n++) {
+        uint8_t request[NBD_EXTENDED_REQUEST_BYTES];
+        uint64_t bytes = MIN((uint64_t)options.block, wire->size - offset);
+
+        wire_send(wire, request,
+                  wire_request(wire, request, NBD_CMD_WRITE_ZEROES, 0, offset, bytes));
+        wire_reply(wire);
+    }
+    print_result(n, now() - start);
+}
+
 static const struct {
     const char *name;
     void (*run)(Wire *wire);
-} modes[] = { { "load", run_load }, { "extents", run_extents }, { "mark", run_mark } };
+} modes[] = {
+    { "load", run_load }, { "extents", run_extents }, { "mark", run_mark }, { "zero", run_zero }
+};
 
 int main(int argc, char **argv)
 {
-    g_autoptr(GOptionContext) parser = g_option_context_new("SOCKET EXPORT load|extents|mark");
+    g_autoptr(GOptionContext) parser = g_option_context_new("SOCKET EXPORT load|extents|mark|zero");
     g_autoptr(GError) error = NULL;
     Wire wire;
 
@@ -266,7 +286,7 @@ int main(int argc, char **argv)
     }
     if (argc != 4 || options.block <= 0 || options.every <= 0 || options.depth <= 0 ||
         options.depth > MAX_DEPTH) {
-        wire_fail("usage: bench-nbd SOCKET EXPORT load|extents|mark [OPTION...]; see --help");
+        wire_fail("usage: bench-nbd SOCKET EXPORT load|extents|mark|zero [OPTION...]; see --help");
     }
     for (size_t i = 0; i < G_N_ELEMENTS(modes); i++) {
         if (!strcmp(argv[3], modes[i].name)) {

@@ -15,9 +15,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 # pylint: disable=wrong-import-position
+import bench_bitmaps
 import bench_fleecing
 import bench_nbd
 import bench_qmp
+from table import choose_rows
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BUILD = ROOT / "build-bench"
@@ -41,14 +43,22 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "bitmap": in_process,
     "qmp": lambda: bench_qmp.run(str(DAEMON)),
     "nbd": lambda: bench_nbd.run(str(DAEMON)),
+    "bitmaps": lambda: bench_bitmaps.run(str(DAEMON)),
     "fleecing": lambda: bench_fleecing.run(str(DAEMON)),
 }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[[], *BENCHMARKS], help="default: all")
+    parser.add_argument("names", nargs="*", metavar="NAME",
+                        help=f"which benchmarks, of {', '.join(BENCHMARKS)}; default: all")
+    parser.add_argument("--rows", metavar="REGEX",
+                        help="of the NBD and bitmap tables, only rows whose names match")
     arguments = parser.parse_args()
+    unknown = set(arguments.names) - set(BENCHMARKS)
+    if unknown:
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}")
+    choose_rows(arguments.rows)
     build()
     for name in arguments.names or BENCHMARKS:
         BENCHMARKS[name]()

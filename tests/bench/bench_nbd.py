@@ -1,47 +1,78 @@
 # SPDX-License-Identifier: MIT
-"""The NBD data path: requests by fio, and the extents of a dirty bitmap of a 1 TiB disk.
+"""The NBD server: requests on files and on nothing, beside QEMU's and nbdkit's.
 
-A row is the time, or the daemon's CPU time, of one request. The file is in the page cache before.
+The client is bench-nbd, which costs little, so that the servers are what is measured: with a client
+that costs more than the server, all servers look alike. A row is the time of one request, and below
+it the CPU time that the server spent on it. Files are in the page cache and on the disk before.
 """
 
-import json
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import nbd
-from servers import Daemon, Pair, process_cpu_seconds
-from table import Row, interleave, show
+from client import run_client
+from servers import CpuClock, Daemon, Pair, Server
+from table import Row, interleave_all, show, wanted
 
 MIB = 1 << 20
-TIB = 1 << 40
 FILE_SIZE = 256 * MIB
-SECONDS = 1
+SECONDS = 0.6
 ROUNDS = 5
-GRANULARITY = 65536
+LATENCY_NS = 1000000
 
-# What fio does, on which node.
+
+@dataclass
+class Case:
+    """What the client does, on which node."""
+
+    what: str
+    node: str
+    pattern: str
+    block: int
+    depth: int
+
+
 CASES = [
-    ("4 KiB random read, depth 32", "file", "randread", "4k", 32),
-    ("4 KiB random read, depth 1", "file", "randread", "4k", 1),
-    ("4 KiB random write, depth 32", "file", "randwrite", "4k", 32),
-    ("4 KiB random write, depth 1", "file", "randwrite", "4k", 1),
-    ("1 MiB sequential read, depth 8", "file", "read", "1m", 8),
-    ("1 MiB sequential write, depth 8", "file", "write", "1m", 8),
-    ("4 KiB random read of null-co, depth 32", "null", "randread", "4k", 32),
+    Case("4 KiB random read, depth 32", "file", "randread", 4096, 32),
+    Case("4 KiB random read, depth 1", "file", "randread", 4096, 1),
+    Case("4 KiB random write, depth 32", "file", "randwrite", 4096, 32),
+    Case("4 KiB random write, depth 1", "file", "randwrite", 4096, 1),
+    Case("1 MiB sequential read, depth 8", "file", "read", MIB, 8),
+    Case("1 MiB sequential write, depth 8", "file", "write", MIB, 8),
+    Case("direct 4 KiB random read, depth 32", "direct", "randread", 4096, 32),
+    Case("direct 4 KiB random read, depth 1", "direct", "randread", 4096, 1),
+    Case("direct 4 KiB random write, depth 32", "direct", "randwrite", 4096, 32),
+    Case("null-co 4 KiB random read, depth 32", "null", "randread", 4096, 32),
+    Case("null-co 4 KiB random write, depth 32", "null", "randwrite", 4096, 32),
+    Case("null-co of 1 ms, 64 reads in flight", "slow", "randread", 4096, 64),
 ]
 
 
+def make_file(path: Path) -> None:
+    """Random bytes, written back already."""
+    with path.open("wb") as file:
+        for _ in range(FILE_SIZE // MIB):
+            file.write(os.urandom(MIB))
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def prepare(pair: Pair) -> None:
-    """The same nodes and exports on both; each has a file of its own."""
+    """The same nodes and exports on both; each has files of its own."""
     for daemon in (pair.qemu, pair.merino):
-        path = pair.folder / f"{daemon.name}.raw"
-        path.write_bytes(os.urandom(FILE_SIZE))
-        daemon.qmp("blockdev-add", driver="file", node_name="file", filename=str(path))
+        for node in ("file", "direct"):
+            path = pair.folder / f"{daemon.name}-{node}.raw"
+            make_file(path)
+            daemon.qmp("blockdev-add", driver="file", node_name=node, filename=str(path),
+                       cache={"direct": node == "direct"})
         daemon.qmp("blockdev-add", driver="null-co", node_name="null", size=FILE_SIZE)
-        for node in ("file", "null"):
+        daemon.qmp("blockdev-add", driver="null-co", node_name="slow", size=FILE_SIZE,
+                   latency_ns=LATENCY_NS)
+        for node in ("file", "direct", "null", "slow"):
             daemon.qmp("block-export-add", type="nbd", id=node, node_name=node, name=node,
                        writable=True)
 
@@ -51,22 +82,16 @@ class Nbdkit:
 
     name = "nbdkit"
 
-    def __init__(self, folder: Path, path: Path):
-        self._socket = folder / "nbdkit.sock"
+    def __init__(self, folder: Path):
+        self.nbd_socket = folder / "nbdkit.sock"
         pid_file = folder / "nbdkit.pid"
+        path = folder / "nbdkit.raw"
+        make_file(path)
         self.process = subprocess.Popen(
-            ["nbdkit", "--foreground", "--unix", str(self._socket), "--pidfile", str(pid_file),
+            ["nbdkit", "--foreground", "--unix", str(self.nbd_socket), "--pidfile", str(pid_file),
              "file", str(path)])
         while not pid_file.exists() and self.process.poll() is None:
-            os.sched_yield()
-
-    def uri(self, _export: str) -> str:
-        """Where NBD clients find the file."""
-        return f"nbd+unix:///?socket={self._socket}"
-
-    def cpu_seconds(self) -> float:
-        """User and system time that the process has used."""
-        return process_cpu_seconds(self.process)
+            time.sleep(0.01)
 
     def close(self) -> None:
         """End it."""
@@ -74,103 +99,43 @@ class Nbdkit:
         self.process.wait(30)
 
 
-Server = Daemon | Nbdkit
+def load(server: Server, case: Case) -> tuple[float, float]:
+    """Seconds, and CPU seconds of the server, of one request."""
+    clock = CpuClock(server.process.pid)
+    done = run_client(server, case.node if isinstance(server, Daemon) else "", "load",
+                      pattern=case.pattern, block=case.block, depth=case.depth, seconds=SECONDS)
+    return done.seconds / done.count, clock.seconds() / done.count
 
 
-def fio(daemon: Server, node: str, pattern: str, block: str, depth: int) -> tuple[float, float]:
-    """Seconds, and CPU seconds of the daemon, of one request."""
-    before = daemon.cpu_seconds()
-    done = subprocess.run(
-        ["fio", "--name=bench", "--ioengine=nbd", f"--uri={daemon.uri(node)}", f"--rw={pattern}",
-         f"--bs={block}", f"--iodepth={depth}", f"--size={FILE_SIZE}", f"--runtime={SECONDS}",
-         "--time_based", "--output-format=json"],
-        check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    used = daemon.cpu_seconds() - before
-    job = json.loads(done.stdout[done.stdout.index("\n{") :])["jobs"][0]
-    requests = job["read"]["total_ios"] + job["write"]["total_ios"]
-    return (job["read"]["iops"] + job["write"]["iops"]) ** -1, used / requests
-
-
-def measure_case(other: Server, merino: Server, what: str, node: str, pattern: str, block: str,
-                 depth: int) -> list[Row]:
-    """Two rows: time and CPU time, from the same runs."""
-    used: dict[str, list[float]] = {other.name: [], merino.name: []}
-
-    def sample(daemon: Server) -> Callable[[], float]:
-        def once() -> float:
-            seconds, cpu = fio(daemon, node, pattern, block, depth)
-            used[daemon.name].append(cpu)
-            return seconds
-
-        return once
-
-    elapsed = interleave(ROUNDS, sample(other), sample(merino))
-    elapsed.what = what
-    return [elapsed, Row("   CPU of the daemon", used[other.name], used[merino.name])]
-
-
-def extents_case(pair: Pair, what: str, name: str, step: int | None) -> Row:
-    """Read a bitmap with a dirty cluster every `step` clusters (None: nowhere)."""
-    pair.both("blockdev-add", driver="null-co", node_name=name, size=TIB)
-    pair.both("block-dirty-bitmap-add", node=name, name="b", granularity=GRANULARITY)
-    for daemon in (pair.qemu, pair.merino):
-        daemon.qmp("block-export-add", type="nbd", id=name, node_name=name, name=name,
-                   writable=True, bitmaps=["b"])
-        client = nbd.NBD()
-        client.connect_uri(daemon.uri(name))
-        buffer = nbd.Buffer.from_bytearray(bytearray(512))
-        for offset in range(0, TIB, step * GRANULARITY) if step else []:
-            client.aio_pwrite(buffer, offset, lambda _error: 1)
-            while client.aio_in_flight() > 63:
-                client.poll(-1)
-        while client.aio_in_flight() > 0:
-            client.poll(-1)
-        client.shutdown()
-    row = interleave(ROUNDS, lambda: read_extents(pair.qemu, name),
-                     lambda: read_extents(pair.merino, name))
-    row.what, row.unit = what, "ms"
-    pair.both("block-export-del", id=name, mode="hard")
-    return row
-
-
-def read_extents(daemon: Daemon, export: str) -> float:
-    """Seconds to read all extents of the bitmap."""
-    client = nbd.NBD()
-    client.add_meta_context("qemu:dirty-bitmap:b")
-    client.connect_uri(daemon.uri(export))
-    offset = 0
-
-    def note(_context: str, _offset: int, entries: list[int], _error: object) -> int:
-        nonlocal offset
-        offset += sum(entries[::2])
-        return 0
-
-    start = time.perf_counter()
-    while offset < TIB:
-        client.block_status(min(TIB - offset, 0xFFFF0000), offset, note)
-    took = time.perf_counter() - start
-    client.shutdown()
-    return took
-
-
-def beside_nbdkit(pair: Pair) -> list[Row]:
-    """The cases on a file again."""
-    nbdkit = Nbdkit(pair.folder, pair.folder / f"{pair.qemu.name}.raw")
-    try:
-        return [row for case in CASES if case[1] == "file"
-                for row in measure_case(nbdkit, pair.merino, *case)]
-    finally:
-        nbdkit.close()
+def measure(servers: Sequence[Server], case: Case) -> dict[str, tuple[list[float], list[float]]]:
+    """Samples of time and CPU time by the server's name, taken in turns."""
+    samples = interleave_all(ROUNDS, [partial(load, server, case) for server in servers])
+    return {server.name: ([time for time, _ in taken], [cpu for _, cpu in taken])
+            for server, taken in zip(servers, samples)}
 
 
 def run(program: str) -> None:
     """All of it."""
+    beside_qemu: list[Row] = []
+    beside_nbdkit: list[Row] = []
+    cases = [case for case in CASES if wanted(case.what)]
+    if not cases:
+        return
     with Pair(program) as pair:
         prepare(pair)
-        rows = [row for case in CASES for row in measure_case(pair.qemu, pair.merino, *case)]
-        show("NBD requests, time of one", rows)
-        show("NBD requests beside nbdkit, time of one", beside_nbdkit(pair), "nbdkit")
-        show("NBD extents of a dirty bitmap, 1 TiB / 64 KiB", [
-            extents_case(pair, "nothing dirty", "clean", None),
-            extents_case(pair, "a cluster in 100 dirty", "one-percent", 100),
-        ])
+        nbdkit = Nbdkit(pair.folder)
+        try:
+            for case in cases:
+                servers: list[Server] = [pair.qemu, pair.merino]
+                if case.node == "file":
+                    servers.append(nbdkit)
+                samples = measure(servers, case)
+                for other, rows in (("qemu", beside_qemu), ("nbdkit", beside_nbdkit)):
+                    if other in samples:
+                        rows.append(Row(case.what, samples[other][0], samples["merino"][0]))
+                        rows.append(Row("   CPU of the server", samples[other][1],
+                                        samples["merino"][1]))
+        finally:
+            nbdkit.close()
+    show("NBD requests, time of one", beside_qemu)
+    show("NBD requests beside nbdkit, time of one", beside_nbdkit, "nbdkit")

@@ -2,19 +2,59 @@
 """The two daemons that are measured, side by side, and a QMP client with little overhead."""
 
 import json
+import os
 import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
+
+
+class Server(Protocol):
+    """A process that serves NBD on a unix socket."""
+
+    name: str
+    nbd_socket: Path
+    process: "subprocess.Popen[bytes]"
 
 
 def process_cpu_seconds(process: "subprocess.Popen[bytes]") -> float:
     """User and system time that a process has used."""
     fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="ascii").split()
     return (int(fields[13]) + int(fields[14])) / 100
+
+
+class CpuClock:
+    """CPU time that a process uses from here on, thread by thread where the kernel tells."""
+
+    def __init__(self, pid: int):
+        self._pid = pid
+        self._before = self._threads()
+        self._total_before = self._total()
+
+    def _threads(self) -> dict[str, int]:
+        threads = {}
+        for path in Path(f"/proc/{self._pid}/task").glob("*/schedstat"):
+            try:
+                threads[path.parent.name] = int(path.read_text(encoding="ascii").split()[0])
+            except OSError:
+                pass  # the thread has ended
+        return threads
+
+    def _total(self) -> float:
+        text = Path(f"/proc/{self._pid}/stat").read_text(encoding="ascii")
+        fields = text.rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def seconds(self) -> float:
+        """What was used. Threads that have ended count by the kernel's coarser clock."""
+        threads = self._threads()
+        if not set(self._before) <= set(threads) or not threads:
+            return self._total() - self._total_before
+        fine = sum(used - self._before.get(name, 0) for name, used in threads.items()) / 1e9
+        return max(fine, self._total() - self._total_before - 2 / os.sysconf("SC_CLK_TCK"))
 
 
 class Daemon:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Samples in pairs, and the table that shows them."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import TypeVar
 
 
 @dataclass
@@ -33,12 +35,41 @@ def interleave(rounds: int, qemu: Callable[[], float], merino: Callable[[], floa
     return row
 
 
+_filter: re.Pattern[str] | None = None
+
+
+def choose_rows(pattern: str | None) -> None:
+    """From now on only rows whose names match are wanted."""
+    global _filter
+    _filter = re.compile(pattern, re.IGNORECASE) if pattern else None
+
+
+def wanted(what: str) -> bool:
+    """Whether a row is to be measured."""
+    return _filter is None or _filter.search(what) is not None
+
+
+T = TypeVar("T")
+
+
+def interleave_all(rounds: int, samplers: Sequence[Callable[[], T]]) -> list[list[T]]:
+    """Measure any number in turns, in the reverse order in every other round."""
+    samples: list[list[T]] = [[] for _ in samplers]
+    for number in range(rounds):
+        order = range(len(samplers)) if number % 2 else reversed(range(len(samplers)))
+        for i in order:
+            samples[i].append(samplers[i]())
+    return samples
+
+
 SCALE = {"us": 1e6, "ms": 1e3, "s": 1.0}
 
 
 def show(title: str, rows: list[Row], other: str = "QEMU") -> None:
     """Print rows: medians, and the ratio's median and spread."""
-    print(f"\n{title}")
+    if not rows:
+        return
+    print(f"\n{title}", flush=True)
     print(f"   {'':<40}{other:>12}{'Merino':>12}   {other + ' / Merino (min .. max)'}")
     for row in rows:
         scale = SCALE.get(row.unit, 1.0)
