@@ -94,22 +94,29 @@ def start_fio(uri: str, *options: str) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
-def first_writes(disk: FrozenDisk, folder: Path, case: Case) -> tuple[float, float]:
-    """Seconds from one write's end to the next, and below which so many percent of them stayed."""
+Sample = tuple[float, float, float]
+
+
+def first_writes(disk: FrozenDisk, folder: Path, case: Case) -> Sample:
+    """Seconds from one write's end to the next, below which so many percent of them stayed, and of
+    the daemon's CPU for one."""
     log = folder / "writes.log"
     clusters = random.sample(range(CLUSTERS), case.writes)
     lines = [f"disk write {cluster * CLUSTER} {WRITE}" for cluster in clusters]
     log.write_text("\n".join(["fio version 2 iolog", "disk add", "disk open", *lines, ""]))
+    used = disk.daemon.cpu_seconds()
     fio = start_fio(disk.daemon.uri("guest"), f"--read_iolog={log}", "--replay_no_stall=1",
                     f"--iodepth={case.depth}", "--lat_percentiles=1", "--clat_percentiles=0")
     text = fio.communicate()[0]
     write = json.loads(text[text.index("\n{") :])["jobs"][0]["write"]
     if write["total_ios"] != case.writes:
         raise RuntimeError(f"fio made {write['total_ios']} writes of {case.writes}")
-    return 1 / write["iops"], write["lat_ns"]["percentile"][case.percentile] / 1e9
+    used = disk.daemon.cpu_seconds() - used
+    latency = write["lat_ns"]["percentile"][case.percentile] / 1e9
+    return 1 / write["iops"], latency, used / case.writes
 
 
-def sample(daemon: Daemon, folder: Path, case: Case) -> tuple[float, float]:
+def sample(daemon: Daemon, folder: Path, case: Case) -> Sample:
     """One run of a case."""
     disk = FrozenDisk(daemon, folder, case)
     reader = None
@@ -126,14 +133,16 @@ def sample(daemon: Daemon, folder: Path, case: Case) -> tuple[float, float]:
 
 
 def measure(pair: Pair, folder: Path, case: Case, rounds: int) -> list[Row]:
-    """Two rows of the same runs."""
-    samples: dict[str, list[tuple[float, float]]] = {"qemu": [], "merino": []}
+    """The rows of the same runs; a reader's CPU time would drown the guest's."""
+    samples: dict[str, list[Sample]] = {"qemu": [], "merino": []}
     for number in range(rounds):
         order = [pair.qemu, pair.merino]
         for daemon in reversed(order) if number % 2 else order:
             samples[daemon.name].append(sample(daemon, folder, case))
     percent = case.percentile.split(".", maxsplit=1)[0]
     words = [f"{case.what}: time of one", f"   {percent} % take less"]
+    if case.writes == CLUSTERS:
+        words.append("   CPU of the daemon")
     return [Row(what, [s[i] for s in samples["qemu"]], [s[i] for s in samples["merino"]])
             for i, what in enumerate(words)]
 
