@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Storage that fails once: every write, zero-write, read and flush beneath a qcow2 image, one run
+ * each. The request that meets the fault fails or does not; done again it succeeds; in the end the
+ * image is whole, nothing is leaked and everything that was written is there.
+ *
+ * A filter between the image and its file counts and fails. It goes by the name of `throttle`.
+ */
+#include "qcow2-harness.h"
+#include "util/size.h"
+
+#include <errno.h>
+#include <string.h>
+
+static int calls;   /* that may fail, so far */
+static int fail_at; /* number of the one that does; 0: none */
+
+static bool fails(void)
+{
+    return ++calls == fail_at;
+}
+
+static bool faulty_open(BlockNode *node, const BlockdevOptions *options, GError **error)
+{
+    if (!node_open_child(node, options->u.throttle.file, "file", CHILD_FILTERED, error)) {
+        return false;
+    }
+    node_set_size(node, node_size(node->file->node));
+    return true;
+}
+
+static int coroutine_fn faulty_preadv(BlockNode *node, int64_t offset, int64_t bytes, IoVector *vec,
+                                      unsigned flags)
+{
+    return fails() ? -EIO : child_co_preadv(node->file, offset, bytes, vec, flags);
+}
+
+static int coroutine_fn faulty_pwritev(BlockNode *node, int64_t offset, int64_t bytes,
+                                       IoVector *vec, unsigned flags)
+{
+    return fails() ? -EIO : child_co_pwritev(node->file, offset, bytes, vec, flags);
+}
+
+static int coroutine_fn faulty_zeroes(BlockNode *node, int64_t offset, int64_t bytes,
+                                      unsigned flags)
+{
+    return fails() ? -EIO : child_co_pwrite_zeroes(node->file, offset, bytes, flags);
+}
+
+static int coroutine_fn faulty_flush(BlockNode *node)
+{
+    return fails() ? -EIO : child_co_flush(node->file);
+}
+
+static const BlockDriver faulty_driver = {
+    .name = "throttle",
+    .is_filter = true,
+    .open = faulty_open,
+    .co_preadv = faulty_preadv,
+    .co_pwritev = faulty_pwritev,
+    .co_pwrite_zeroes = faulty_zeroes,
+    .co_flush = faulty_flush,
+};
+
+/* --- the workload --- */
+
+#define CLUSTER 4096
+#define SIZE    (2 * MiB)
+
+static void again(int ret, int *failed)
+{
+    if (ret < 0) {
+        g_assert_cmpint(ret, ==, -EIO);
+        ++*failed;
+    }
+}
+
+static void put(Qcow2Disk *disk, int64_t offset, int64_t bytes, int byte, unsigned flags,
+                int *failed)
+{
+    int before = *failed;
+
+    memset(disk->twin + offset, byte, bytes);
+    again(do_write(disk->user, offset, bytes, disk->twin + offset, flags), failed);
+    if (*failed > before) {
+        g_assert_cmpint(do_write(disk->user, offset, bytes, disk->twin + offset, flags), ==, 0);
+    }
+}
+
+static void flush(Qcow2Disk *disk, int *failed)
+{
+    int before = *failed;
+
+    again(do_flush(disk->user), failed);
+    if (*failed > before) {
+        g_assert_cmpint(do_flush(disk->user), ==, 0);
+    }
+}
+
+static void drop(Qcow2Disk *disk, int64_t offset, int64_t bytes, int *failed)
+{
+    int before = *failed;
+
+    again(do_discard(disk->user, offset, bytes), failed);
+    if (*failed > before) {
+        g_assert_cmpint(do_discard(disk->user, offset, bytes), ==, 0);
+    }
+    memset(disk->twin + offset, 0, bytes);
+}
+
+static int run_workload(Qcow2Disk *disk)
+{
+    int failed = 0;
+
+    put(disk, 0, 10000, 1, 0, &failed);
+    put(disk, 40000, 512, 2, 0, &failed);
+    flush(disk, &failed);
+    put(disk, SIZE - CLUSTER, CLUSTER, 3, REQ_WRITE_COMPRESSED, &failed);
+    put(disk, 100 * CLUSTER, CLUSTER, 4, REQ_WRITE_COMPRESSED, &failed);
+    flush(disk, &failed);
+    drop(disk, 0, 2 * CLUSTER, &failed);
+    put(disk, 100 * CLUSTER + 512, 512, 5, 0, &failed);
+    flush(disk, &failed);
+    put(disk, 200 * CLUSTER, 200 * CLUSTER, 6, 0, &failed);
+    put(disk, CLUSTER / 2, CLUSTER, 7, 0, &failed);
+    flush(disk, &failed);
+    drop(disk, 250 * CLUSTER, 100 * CLUSTER, &failed);
+    flush(disk, &failed);
+    put(disk, 300 * CLUSTER + 100, 50 * CLUSTER, 8, 0, &failed);
+    flush(disk, &failed);
+    return failed;
+}
+
+static void open_faulty(Qcow2Disk *disk)
+{
+    fail_at = 0;
+    disk->node = add_node("{'driver':'qcow2','node-name':'faulty','discard':'unmap','file':"
+                          "{'driver':'throttle','throttle-group':'none','discard':'unmap','file':"
+                          "{'driver':'file','filename':'%s'}}%s}",
+                          disk->path, disk->node_options);
+    disk->user = open_user(disk->node, PERM_CONSISTENT_READ | PERM_WRITE);
+}
+
+/* One run with a fresh image; whether there was a call to fail. */
+static bool run_failing(Qcow2Disk *disk, int n)
+{
+    memset(disk->twin, 0, disk->size);
+    open_faulty(disk);
+    calls = 0;
+    fail_at = n;
+    run_workload(disk);
+    fail_at = 0;
+    disk_assert(disk);
+    qcow2_disk_close(disk);
+    return calls >= n;
+}
+
+static void test_every_call_fails_once(gconstpointer options)
+{
+    g_autofree char *empty = NULL;
+    Qcow2Disk disk;
+    gsize bytes;
+    bool more = true;
+
+    if (!qcow2_need_qemu()) {
+        return;
+    }
+    qcow2_disk_create(&disk, "faulty", SIZE, options, NULL);
+    qcow2_disk_close(&disk);
+    g_assert_true(g_file_get_contents(disk.path, &empty, &bytes, NULL));
+    for (int n = 1; more; n++) {
+        g_assert_true(g_file_set_contents(disk.path, empty, bytes, NULL));
+        more = run_failing(&disk, n);
+        if (n % 3 == 0 || !more) {
+            disk_judge(&disk, 0);
+        }
+    }
+    qcow2_disk_done(&disk);
+}
+
+int main(int argc, char **argv)
+{
+    qcow2_harness_init(&argc, &argv);
+    driver_register(&faulty_driver);
+    g_test_add_data_func("/qcow2/faults/plain", "cluster_size=4096", test_every_call_fails_once);
+    g_test_add_data_func("/qcow2/faults/blocks", "cluster_size=512,refcount_bits=64",
+                         test_every_call_fails_once);
+    return io_harness_run();
+}
