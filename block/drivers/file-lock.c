@@ -116,6 +116,14 @@ bool file_lock_same(const FileState *file, int fd, GError **error)
     return !file->use_locks || lock_both(fd, file->locked_perm, file->locked_unshared, error);
 }
 
+void file_lock_none(const FileState *file, int fd)
+{
+    if (file->use_locks) {
+        unlock_bytes(fd, LOCK_USED, file->locked_perm);
+        unlock_bytes(fd, LOCK_UNSHARED, file->locked_unshared);
+    }
+}
+
 bool file_lock_prepare(FileState *file, unsigned perm, unsigned unshared, GError **error)
 {
     unsigned old_perm = file->locked_perm;

@@ -4,8 +4,8 @@
  *
  * Each step takes effect at once and is taken back by the undo stack; the node is drained. While a
  * change is pending, the image is locked for the old permissions and the new ones; a descriptor
- * that replaces another is locked like it before the other is closed. So at no moment is the image
- * less protected than it was before or will be afterwards.
+ * that replaces another is locked like it before the other is unlocked. So at no moment is the
+ * image less protected than it was before or will be afterwards.
  */
 #include "file.h"
 #include "util/error.h"
@@ -45,6 +45,8 @@ static void swap_abort(void *opaque)
     FdSwap *swap = opaque;
     FileState *file = swap->node->state;
 
+    /* Locks that are shared by all who take them cannot be refused. */
+    file_lock_same(file, swap->old_fd, NULL);
     close(file->fd);
     file->fd = swap->old_fd;
     file->writable = swap->old_writable;
@@ -70,6 +72,7 @@ static bool change_mode(BlockNode *node, FileMode mode, UndoStack *undo, GError 
         close(fd);
         return false;
     }
+    file_lock_none(file, file->fd); /* else its locks would count as another's */
     swap = g_new(FdSwap, 1);
     *swap = (FdSwap){ node, file->fd, file->writable, file->direct, node->limits };
     undo_push(undo, &ops, swap);

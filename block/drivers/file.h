@@ -64,6 +64,8 @@ int64_t file_storage_size(const FileState *file); /* or -errno */
 bool file_locks_supported(int fd);
 /* Lock on `fd` what `file` has locked on its own. */
 bool file_lock_same(const FileState *file, int fd, GError **error);
+/* Take these locks from a descriptor that another replaces. */
+void file_lock_none(const FileState *file, int fd);
 /* Lock for the new permissions as well, and fail when somebody else's stand against them. */
 bool file_lock_prepare(FileState *file, unsigned perm, unsigned unshared, GError **error);
 /* Unlock all but these. */
