@@ -51,6 +51,8 @@ struct DirtyBitmap {
     bool persistent;
     bool deferred;      /* stored bits are yet to be loaded */
     HBitmap *stored;    /* the bits that the store holds, sharing pages; NULL: not known */
+    bool counted;       /* of a deferred one: the next is known */
+    uint64_t count;     /* of bits that the store holds */
     atomic_bool marked; /* what is stored, if anything, is known to be out of date */
 
     HBitmap *bits;
@@ -88,6 +90,9 @@ bool bitmap_transition(DirtyBitmap *bitmap, BitmapVerb verb, GError **error);
 bool bitmap_may(const DirtyBitmap *bitmap, BitmapVerb verb, GError **error);
 
 /* --- stored.c --- */
+
+/* How many bits a deferred bitmap has, without keeping them. Fails as bitmap_load() does. */
+bool bitmap_count_deferred(DirtyBitmap *bitmap, uint64_t *ret_count);
 
 /* Mark a persistent bitmap in its store, durably; nothing when it is already. */
 bool bitmap_mark(DirtyBitmap *bitmap, GError **error);

@@ -373,6 +373,7 @@ void bitmap_list_resize(BitmapList *list, int64_t size)
     }
     while ((bitmap = bitmap_list_next(list, bitmap))) {
         resize_bits(bitmap->bits, size, bitmap->shift);
+        bitmap->counted = false;
         if (bitmap->stored) {
             resize_bits(bitmap->stored, size, bitmap->shift);
         }

@@ -100,10 +100,15 @@ void bitmap_reset_range(DirtyBitmap *bitmap, int64_t offset, int64_t bytes)
 
 int64_t bitmap_dirty_bytes(DirtyBitmap *bitmap)
 {
-    if (!bitmap_load(bitmap, NULL) || bitmap->state.inconsistent) {
+    uint64_t count = 0;
+
+    if (bitmap->deferred && !bitmap_count_deferred(bitmap, &count)) {
         return 0;
     }
-    return bit_start(bitmap, hbitmap_count(bitmap_bits(bitmap)));
+    if (!bitmap->deferred && !bitmap->state.inconsistent) {
+        count = hbitmap_count(bitmap_bits(bitmap));
+    }
+    return bit_start(bitmap, count);
 }
 
 char *bitmap_sha256(DirtyBitmap *bitmap)

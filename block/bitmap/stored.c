@@ -74,27 +74,61 @@ bool bitmap_is_deferred(const DirtyBitmap *bitmap)
     return bitmap->deferred;
 }
 
+/* What is stored, or NULL: then the bitmap became inconsistent. */
+static HBitmap *load_stored(DirtyBitmap *bitmap, GError **error)
+{
+    BitmapList *list = bitmap->list;
+    g_autoptr(GError) failure = NULL;
+    g_autoptr(HBitmap) stored = hbitmap_new(hbitmap_size(bitmap->bits), &failure);
+
+    if (!stored || !list->store->load(list->store_opaque, bitmap, stored, &failure)) {
+        bitmap_set_inconsistent(bitmap, failure->message);
+        g_propagate_error(error, g_steal_pointer(&failure));
+        return NULL;
+    }
+    return g_steal_pointer(&stored);
+}
+
 bool bitmap_load(DirtyBitmap *bitmap, GError **error)
 {
     BitmapList *list = bitmap->list;
-    g_autoptr(HBitmap) stored = NULL;
-    g_autoptr(GError) failure = NULL;
+    HBitmap *stored;
 
     if (!bitmap->deferred) {
         return true;
     }
-    stored = hbitmap_new(hbitmap_size(bitmap->bits), &failure);
-    if (!stored || !list->store->load(list->store_opaque, bitmap, stored, &failure)) {
-        bitmap_set_inconsistent(bitmap, failure->message);
-        g_propagate_error(error, g_steal_pointer(&failure));
+    stored = load_stored(bitmap, error);
+    if (!stored) {
         return false;
     }
     bitmap->deferred = false;
     list_lock_folded(list);
     hbitmap_merge(bitmap->bits, stored);
     hbitmap_free(bitmap->stored);
-    bitmap->stored = g_steal_pointer(&stored);
+    bitmap->stored = stored;
     list_unlock(list);
+    return true;
+}
+
+bool bitmap_count_deferred(DirtyBitmap *bitmap, uint64_t *ret_count)
+{
+    if (!hbitmap_is_empty(bitmap_bits(bitmap))) { /* what was added may be there already */
+        if (!bitmap_load(bitmap, NULL)) {
+            return false;
+        }
+        *ret_count = hbitmap_count(bitmap_bits(bitmap));
+        return true;
+    }
+    if (!bitmap->counted) {
+        g_autoptr(HBitmap) stored = load_stored(bitmap, NULL);
+
+        if (!stored) {
+            return false;
+        }
+        bitmap->count = hbitmap_count(stored);
+        bitmap->counted = true;
+    }
+    *ret_count = bitmap->count;
     return true;
 }
 
@@ -117,6 +151,7 @@ void bitmap_set_stored(DirtyBitmap *bitmap)
     list_lock_folded(list);
     if (bitmap->deferred) { /* the bits are what was added: they are stored beside the others */
         hbitmap_clear(bitmap->bits);
+        bitmap->counted = false;
     } else {
         hbitmap_free(bitmap->stored);
         bitmap->stored = hbitmap_clone(bitmap->bits);

@@ -197,8 +197,9 @@ bool bitmap_list_add_stored(BitmapList *list, const BitmapStored *stored, size_t
 /*
  * Deferred loading: the stored bits are brought in by the store's load() when somebody first needs
  * them; what is written meanwhile is added. bitmap_load() does it now, and nothing when it
- * is done. A bitmap that cannot be loaded becomes inconsistent. Verbs, counts and digests call it
- * by themselves; whoever holds a bitmap calls it before. Control plane.
+ * is done. A bitmap that cannot be loaded becomes inconsistent. Verbs and digests call it
+ * by themselves, counts as long as they must; whoever holds a bitmap calls it before. Control
+ * plane.
  */
 void bitmap_set_deferred(DirtyBitmap *bitmap);
 bool bitmap_is_deferred(const DirtyBitmap *bitmap);

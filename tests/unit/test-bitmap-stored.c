@@ -104,6 +104,22 @@ static void what_is_stored_is_listed(void)
     done(list, &store);
 }
 
+static void counting_keeps_nothing(void)
+{
+    Store store;
+    BitmapList *list = new_list(&store);
+    DirtyBitmap *e = bitmap_find(list, "e");
+
+    g_assert_cmpint(bitmap_dirty_bytes(e), ==, 65536);
+    g_assert_cmpint(bitmap_dirty_bytes(e), ==, 65536);
+    g_assert_true(bitmap_is_deferred(e));
+    g_assert_cmpint(store.loads, ==, 1);
+    do_write(list);
+    g_assert_cmpint(bitmap_dirty_bytes(e), ==, 2 * 65536);
+    g_assert_false(bitmap_is_deferred(e));
+    done(list, &store);
+}
+
 static void the_first_write_marks_what_records(void)
 {
     Store store;
@@ -226,6 +242,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     event_loop_main();
     g_test_add_func("/bitmap-stored/what-is-stored-is-listed", what_is_stored_is_listed);
+    g_test_add_func("/bitmap-stored/counting-keeps-nothing", counting_keeps_nothing);
     g_test_add_func("/bitmap-stored/the-first-write-marks-what-records",
                     the_first_write_marks_what_records);
     g_test_add_func("/bitmap-stored/a-store-may-ask-for-it", a_store_may_ask_for_it);
