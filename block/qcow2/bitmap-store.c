@@ -95,6 +95,15 @@ static bool coroutine_fn owns(Qcow2 *q, int64_t host)
     return ret;
 }
 
+/* All-ones entries are for whole words: readers may set what lies beyond the last bit in its word.
+ */
+static HBitmapRangeState state_of(const HBitmap *bits, uint64_t start, uint64_t n)
+{
+    HBitmapRangeState state = hbitmap_range_state(bits, start, n);
+
+    return state == HBITMAP_SET && n % 64 ? HBITMAP_MIXED : state;
+}
+
 /* Cluster `i` of bits is not, or not surely, what is stored. */
 static void coroutine_fn plan_cluster(Store *store, Job *job, uint32_t i)
 {
@@ -102,7 +111,7 @@ static void coroutine_fn plan_cluster(Store *store, Job *job, uint32_t i)
     uint64_t start = i * bits_of_cluster(store->q);
     uint64_t n = MIN(bits_of_cluster(store->q), hbitmap_size(job->bits) - start);
     int64_t host = table[i] & QCOW2_BITMAP_OFFSET_MASK;
-    HBitmapRangeState state = hbitmap_range_state(job->bits, start, n);
+    HBitmapRangeState state = state_of(job->bits, start, n);
     bool adds = bitmap_is_deferred(job->bitmap);
     Write write = { .index = i, .source = adds ? host : 0 };
 
