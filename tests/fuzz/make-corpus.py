@@ -415,6 +415,55 @@ def qapi() -> Seeds:
     yield "many-actions", f"{{'actions':[{actions}]}}".encode()
 
 
+# --- qcow2: the bitmap directory ---
+
+
+def bitmap_entry(name: bytes, offset: int = 5 << 16, entries: int = 1, flags: int = 2,
+                 granularity: int = 16, kind: int = 1, extra: bytes = b"") -> bytes:
+    """An entry of a bitmap directory."""
+    head = struct.pack(">QIIBBHI", offset, entries, flags, kind, granularity, len(name), len(extra))
+    body = head + extra + name
+    return body + bytes(-len(body) % 8)
+
+
+def bitmap_directory(*entries: bytes, said: int | None = None, number: int | None = None,
+                     rest: bytes = b"") -> bytes:
+    """The header's numbers (64 KiB clusters, a disk of 64 MiB, a file of 16 MiB) and a directory."""
+    body = b"".join(entries)
+    return struct.pack(
+        ">QIBBBBB7x", len(body) if said is None else said,
+        len(entries) if number is None else number, 16 - 9, 26, 0, 24, 0,
+    ) + body + rest
+
+
+def qcow2_bitmaps() -> Seeds:
+    """Directories, sound and damaged, with the numbers of the header before them."""
+    three = [bitmap_entry(b"monday"), bitmap_entry(b"tuesday8", 6 << 16, flags=0),
+             bitmap_entry(b"a name of some length", 7 << 16, flags=1)]
+    whole = b"".join(three)
+    yield "three", bitmap_directory(*three)
+    yield "in-a-cluster", bitmap_directory(*three, rest=bytes(400))
+    yield "fewer-said", bitmap_directory(*three, number=2)
+    yield "more-said", bitmap_directory(*three, number=9)
+    yield "shorter-said", bitmap_directory(*three, said=40, rest=bytes(64))
+    yield "longer-said", bitmap_directory(*three, said=1 << 40)
+    yield "cut", bitmap_directory(whole[:70], said=70, number=3)
+    yield "twins", bitmap_directory(three[0], three[0], three[1])
+    yield "nameless", bitmap_directory(bitmap_entry(b""), *three)
+    yield "longest-name", bitmap_directory(bitmap_entry(b"x" * 1023), three[1])
+    yield "too-long-name", bitmap_directory(bitmap_entry(b"x" * 1024), three[1])
+    yield "extra", bitmap_directory(bitmap_entry(b"e", extra=b"12345"), three[1])
+    yield "extra-known", bitmap_directory(bitmap_entry(b"e", extra=b"12345", flags=4), three[1])
+    yield "not-utf8", bitmap_directory(bitmap_entry(b"\xff\xfe"), three[1])
+    yield "fine", bitmap_directory(bitmap_entry(b"fine", entries=1, granularity=9))
+    yield "many", bitmap_directory(*(bitmap_entry(b"b%d" % n, (n % 250 + 1) << 16)
+                                     for n in range(300)))
+    for at in range(0, 24):
+        broken = bytearray(whole)
+        broken[32 + at] ^= 0x55
+        yield f"broken-{at}", bitmap_directory(bytes(broken), number=3)
+
+
 def size() -> Seeds:
     """Numbers at the limits, with each suffix."""
     for power in (0, 10, 31, 32, 53, 62, 63, 64, 65, 128):
@@ -434,6 +483,7 @@ TARGETS: dict[str, Callable[[], Seeds]] = {
     "nbd-tls": nbd_tls,
     "nbd-transmission": nbd_transmission,
     "qapi": qapi,
+    "qcow2-bitmaps": qcow2_bitmaps,
     "qmp": qmp,
     "qmp-framing": qmp_framing,
     "size": size,
