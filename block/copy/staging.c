@@ -24,7 +24,7 @@ typedef enum SlotState {
 typedef struct Slot {
     int64_t unit;
     uint32_t older, newer; /* while staged; `newer` links free ones */
-    uint16_t pins;
+    uint16_t pins;         /* never yielding readers: at most one a thread */
     uint8_t state;
     bool zero;
 } Slot;
@@ -317,8 +317,7 @@ void staging_pin(Staging *staging, int64_t first, int64_t end, StagedRun *ret)
     for (int64_t unit = first; unit < end && ret->n < STAGING_RUN_MAX; unit++) {
         uint32_t number = staging->n_inside ? find_slot(staging, unit) : NONE;
 
-        if (number == NONE || (ret->n && staging->slots[number].zero != ret->zero) ||
-            staging->slots[number].pins == UINT16_MAX) {
+        if (number == NONE || (ret->n && staging->slots[number].zero != ret->zero)) {
             break;
         }
         ret->zero = staging->slots[number].zero;

@@ -8,8 +8,9 @@
  * All end when nothing is left.
  *
  * Parked, no writer begins another request, and the staging buffer is closed. Parking waits for
- * requests that are under way; so that this does not take long on a slow target, requests that took
- * long make the next ones smaller and fewer.
+ * requests that are under way. So that this does not take long on a slow target, requests begin
+ * small and one at a time; quick ones make the next ones larger and then more, slow ones smaller
+ * and fewer.
  */
 #include "copy-internal.h"
 
@@ -18,6 +19,7 @@
 #include <errno.h>
 
 #define MAX_WRITERS INT64_C(4)
+#define FIRST_RUN   (256 * KiB)
 #define MS          INT64_C(1000000)
 #define LINGER_NS   (1 * MS)
 #define QUICK_NS    (20 * MS)
@@ -81,7 +83,7 @@ static int coroutine_fn write_run(CopyState *copy, const StagedRun *run)
     return ret;
 }
 
-/* A target that takes long for a request gets smaller ones. */
+/* By the time that a request took. */
 static void adapt(CopyState *copy, int64_t took_ns)
 {
     g_mutex_lock(&copy->lock);
@@ -143,8 +145,8 @@ bool copy_stage(CopyState *copy, int64_t bytes, CopyFailedFn *fn, void *opaque, 
     copy->staging = staging;
     copy->failed_fn = fn;
     copy->failed_opaque = opaque;
-    copy->max_writers = MAX_WRITERS;
-    copy->max_run = (unsigned)MAX(1, COPY_MAX_CHUNK / copy->unit);
+    copy->max_writers = 1;
+    copy->max_run = (unsigned)MAX(1, FIRST_RUN / copy->unit);
     return true;
 }
 
