@@ -13,10 +13,12 @@
  * Rules:
  *  1. An edge's `perm` is within the `shared` of every other edge of the same node.
  *  2. A read-only node's users do not write.
- *  3. A node asks of its children at least what its users ask of it, as far as the role needs it.
+ *  3. Whoever writes to a node whose end is no multiple of its request alignment may resize it.
+ *  4. A node asks of its children at least what its users ask of it, as far as the role needs it.
  */
 #include "core-internal.h"
 #include "util/error.h"
+#include "util/size.h"
 
 #define PERM_WRITES (PERM_WRITE | PERM_WRITE_UNCHANGED)
 
@@ -63,7 +65,7 @@ static void child_perm(BlockNode *node, BlockChild *child, unsigned *ret_perm, u
     } else {
         node_perm_by_role(node, child->role, node->perm, node->shared, ret_perm, ret_shared);
     }
-    if (node->force_share) {
+    if (child->node->force_share) {
         *ret_shared = PERM_ALL;
     }
 }
@@ -168,12 +170,18 @@ static bool sum_users(BlockNode *node, GArray *records, GError **error)
         shared &= edge->shared;
     }
     if ((perm & PERM_WRITES) && node->read_only) {
-        if (before.perm & PERM_WRITES) { /* it is being made read-only */
+        if (node->was_writable) { /* it is being made read-only */
             merino_error(error, "Read-only block node '%s' cannot support read-write users",
                          node->node_name);
         } else {
             merino_error(error, "Block node is read-only");
         }
+        return false;
+    }
+    if ((perm & PERM_WRITES) && !(perm & PERM_RESIZE) &&
+        !is_aligned(node_size(node), node->limits.request_alignment)) {
+        merino_error(error, "Cannot get 'write' permission without 'resize': Image size is not a "
+                            "multiple of request alignment");
         return false;
     }
     if (perm != before.perm || shared != before.shared) {

@@ -281,6 +281,7 @@ static void commit_options(void *opaque)
 {
     Reopen *reopen = opaque;
 
+    reopen->node->was_writable = false;
     blockdev_options_free(reopen->node->options);
     reopen->node->options = g_steal_pointer(&reopen->new_options);
 }
@@ -289,6 +290,7 @@ static void abort_options(void *opaque)
 {
     Reopen *reopen = opaque;
 
+    reopen->node->was_writable = false;
     common_options_apply(reopen->node, &reopen->old);
 }
 
@@ -299,6 +301,7 @@ static void apply_options(Reopen *reopen, UndoStack *undo)
     reopen->new_options = options_keep(reopen->options);
     common_options_of(reopen->node, &reopen->old);
     common_options_apply(reopen->node, &reopen->new);
+    reopen->node->was_writable = !reopen->old.read_only;
     undo_push(undo, &ops, reopen);
 }
 
@@ -330,7 +333,7 @@ static bool prepare(const ReopenQueue *queue, Reopen *reopen, UndoStack *undo, G
     BlockNode *node = reopen->node;
 
     resolve_options(queue, reopen);
-    if (!common_options_check_zeroes(&reopen->new, error) || !check_resets(reopen, error)) {
+    if (!common_options_check_zeroes(&reopen->new, error)) {
         return false;
     }
     if (!node->driver->reopen_prepare) {
@@ -338,7 +341,8 @@ static bool prepare(const ReopenQueue *queue, Reopen *reopen, UndoStack *undo, G
                      node->driver->name, node->node_name);
         return false;
     }
-    if (!reopen_children(reopen, undo, error) || !check_unchanged(reopen, error)) {
+    if (!check_resets(reopen, error) || !reopen_children(reopen, undo, error) ||
+        !check_unchanged(reopen, error)) {
         return false;
     }
     reopen->state = (ReopenState){
@@ -371,15 +375,19 @@ static GPtrArray *queue_nodes(const ReopenQueue *queue)
 static bool prepare_all(const ReopenQueue *queue, GPtrArray *nodes, GPtrArray *below,
                         UndoStack *undo, GError **error)
 {
+    g_autoptr(GPtrArray) roots = NULL;
+
     for (guint i = 0; i < queue->entries->len; i++) {
         if (!prepare(queue, g_ptr_array_index(queue->entries, i), undo, error)) {
             return false;
         }
     }
-    /* Also children that were left behind have other users now. */
-    g_ptr_array_extend(below, nodes, NULL, NULL);
     node_refresh_with((BlockNode *const *)nodes->pdata, nodes->len, undo);
-    return perm_refresh((BlockNode *const *)below->pdata, below->len, undo, error);
+    /* Also children that were left behind have other users now. What is named later is looked at
+     * first, as QEMU does it: where several refuse, that decides about the words. */
+    roots = g_ptr_array_copy(nodes, NULL, NULL);
+    g_ptr_array_extend(roots, below, NULL, NULL);
+    return perm_refresh((BlockNode *const *)roots->pdata, roots->len, undo, error);
 }
 
 /* --- what was written under the old options is on storage before they go --- */

@@ -76,6 +76,7 @@ struct BlockNode {
     _Atomic int64_t size; /* bytes */
     BlockLimits limits;
     bool read_only;
+    bool was_writable; /* while blockdev-reopen is at work: what read_only was not before */
     bool auto_read_only;
     bool force_share;
     bool discard_unmap;  /* discard=unmap: pass discards on; else they end here */

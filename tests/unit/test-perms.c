@@ -184,12 +184,12 @@ static void test_refused_child_is_not_attached(void)
 
 static void test_force_share_shares_all(void)
 {
-    BlockNode *disk = add_node(RO_DISK, "d");
-    BlockNode *raw = add_node("{'driver':'raw','node-name':'r','file':'d','offset':512,"
-                              "'read-only':true,'force-share':true}");
-    BlockBackend *reader = attach_ok(raw, READ, READ);
+    BlockNode *disk = add_node("{'driver':'null-co','node-name':'d','read-only':true,"
+                               "'force-share':true}");
+    BlockNode *window = add_node(WINDOW, "w", "d");
+    BlockBackend *reader = attach_ok(window, READ, READ);
 
-    g_assert_true(raw->file->shared == PERM_ALL);
+    g_assert_true(window->shared == READ && window->file->shared == PERM_ALL);
     g_assert_true(memory_disk(disk)->shared == PERM_ALL);
     backend_free(reader);
     delete_all();
