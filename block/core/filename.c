@@ -19,9 +19,27 @@
 static bool is_weak(const char *name)
 {
     static const char *const weak[] = {
-        "aio",        "aio-max-batch", "drop-cache",   "locking",          "x-check-cache-dropped",
-        "pr-manager", "cbw-timeout",   "on-cbw-error", "take-child-perms", "unshare-child-perms",
-        NULL
+        "aio",
+        "aio-max-batch",
+        "drop-cache",
+        "locking",
+        "x-check-cache-dropped",
+        "pr-manager",
+        "cbw-timeout",
+        "on-cbw-error",
+        "take-child-perms",
+        "unshare-child-perms",
+        "lazy-refcounts",
+        "pass-discard-request",
+        "pass-discard-snapshot",
+        "pass-discard-other",
+        "overlap-check",
+        "cache-size",
+        "l2-cache-size",
+        "l2-cache-entry-size",
+        "refcount-cache-size",
+        "cache-clean-interval",
+        NULL,
     };
 
     return g_strv_contains((const gchar *const *)weak, name);

@@ -11,6 +11,7 @@
 #include "options.h"
 #include "refcount-bits.h"
 #include "util/error.h"
+#include "util/event-loop.h"
 #include "util/size.h"
 
 #include <errno.h>
@@ -362,6 +363,11 @@ static int coroutine_fn open_files(Creation *creation, GError **error)
     if (!creation->data_file) {
         return -EIO;
     }
+    if (backend_node(creation->data_file) == backend_node(creation->file)) {
+        merino_error(error, "Node '%s' cannot be the image and its external data file at once",
+                     backend_node(creation->file)->node_name);
+        return -EINVAL;
+    }
     creation->header.data_file_name = g_strdup(backend_node(creation->data_file)->filename);
     return 0;
 }
@@ -372,6 +378,17 @@ static int coroutine_fn size_data_file(Creation *creation, GError **error)
         return 0;
     }
     return backend_co_resize(creation->data_file, creation->header.size, error) ? 0 : -EIO;
+}
+
+/* What is written from now on is written by the image. */
+static void let_go(void *opaque)
+{
+    Creation *creation = opaque;
+
+    backend_set_perm(creation->file, 0, PERM_ALL, NULL);
+    if (creation->data_file) {
+        backend_set_perm(creation->data_file, 0, PERM_ALL, NULL);
+    }
 }
 
 /* The new image as a node over the files that are open. Caller closes it. */
@@ -402,6 +419,7 @@ static int coroutine_fn preallocate(Creation *creation, GError **error)
     if (mode == PREALLOC_MODE_OFF || creation->header.size == 0) {
         return 0;
     }
+    co_run_control(let_go, creation);
     image = open_image(creation, error);
     if (!image) {
         return -EIO;
