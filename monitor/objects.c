@@ -7,6 +7,7 @@
 #include "block/iothread.h"
 #include "block/throttle.h"
 #include "net/authz.h"
+#include "net/secret.h"
 #include "net/tls-creds.h"
 #include "qapi/qapi-commands.h"
 #include "util/error.h"
@@ -19,9 +20,8 @@ typedef struct ObjectKind {
 } ObjectKind;
 
 static const ObjectKind kinds[] = {
-    { authz_exists, authz_delete },
-    { iothread_exists, iothread_delete },
-    { throttle_group_exists, throttle_group_delete },
+    { authz_exists, authz_delete },         { iothread_exists, iothread_delete },
+    { secret_exists, secret_delete },       { throttle_group_exists, throttle_group_delete },
     { tls_creds_exists, tls_creds_delete },
 };
 
@@ -80,6 +80,21 @@ static bool add_authz_simple(const char *id, const AuthZSimpleProperties *proper
     return ok;
 }
 
+static bool add_tls_creds_x509(const char *id, const TlsCredsX509Properties *properties,
+                               GError **error)
+{
+    const char *password = properties->passwordid;
+
+    if (!check_free(id, error)) {
+        return false;
+    }
+    if (password && object_exists(password) && !secret_exists(password)) {
+        merino_error(error, "Object with id '%s' is not a secret", password);
+        return false;
+    }
+    return tls_creds_add_x509(id, properties, error);
+}
+
 bool qmp_object_add(const ObjectOptions *arg, GError **error)
 {
     if (!identifier_is_valid(arg->id)) {
@@ -95,14 +110,15 @@ bool qmp_object_add(const ObjectOptions *arg, GError **error)
         return add_authz_simple(arg->id, &arg->u.authz_simple, error);
     case OBJECT_TYPE_IOTHREAD:
         return check_free(arg->id, error) && iothread_add(arg->id, error);
+    case OBJECT_TYPE_SECRET:
+        return check_free(arg->id, error) && secret_add(arg->id, &arg->u.secret, error);
     case OBJECT_TYPE_THROTTLE_GROUP:
         return add_throttle_group(arg->id, &arg->u.throttle_group, error);
     case OBJECT_TYPE_TLS_CREDS_PSK:
         return check_free(arg->id, error) &&
                tls_creds_add_psk(arg->id, &arg->u.tls_creds_psk, error);
     case OBJECT_TYPE_TLS_CREDS_X509:
-        return check_free(arg->id, error) &&
-               tls_creds_add_x509(arg->id, &arg->u.tls_creds_x509, error);
+        return add_tls_creds_x509(arg->id, &arg->u.tls_creds_x509, error);
     default:
         g_assert_not_reached();
     }

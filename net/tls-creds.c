@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include "net/secret.h"
 #include "tls-creds-internal.h"
 #include "util/error.h"
 
@@ -194,7 +195,34 @@ static bool load_dh_params(TlsCreds *creds, const char *path, GError **error)
     return true;
 }
 
-static bool load_x509(TlsCreds *creds, const TlsX509Files *files, GError **error)
+/* The certificate and its key, which may need a password. */
+static bool load_key(TlsCreds *creds, const TlsX509Files *files, const char *password_id,
+                     GError **error)
+{
+    char *password = NULL;
+    int ret;
+
+    if (!files->cert || !files->key) {
+        return true;
+    }
+    if (password_id) {
+        password = secret_copy_text(password_id, error);
+        if (!password) {
+            return false;
+        }
+    }
+    ret = gnutls_certificate_set_x509_key_file2(creds->x509, files->cert, files->key,
+                                                GNUTLS_X509_FMT_PEM, password, 0);
+    secret_free_text(password);
+    if (ret < 0) {
+        merino_error(error, "Cannot load certificate '%s' & key '%s': %s", files->cert, files->key,
+                     gnutls_strerror(ret));
+    }
+    return ret >= 0;
+}
+
+static bool load_x509(TlsCreds *creds, const TlsX509Files *files, const char *password_id,
+                      GError **error)
 {
     int ret = gnutls_certificate_allocate_credentials(&creds->x509);
 
@@ -208,12 +236,7 @@ static bool load_x509(TlsCreds *creds, const TlsX509Files *files, GError **error
                      gnutls_strerror(ret));
         return false;
     }
-    ret = files->cert && files->key ? gnutls_certificate_set_x509_key_file(
-                                          creds->x509, files->cert, files->key, GNUTLS_X509_FMT_PEM)
-                                    : 0;
-    if (ret < 0) {
-        merino_error(error, "Cannot load certificate '%s' & key '%s': %s", files->cert, files->key,
-                     gnutls_strerror(ret));
+    if (!load_key(creds, files, password_id, error)) {
         return false;
     }
     ret = files->ca_crl ? gnutls_certificate_set_x509_crl_file(creds->x509, files->ca_crl,
@@ -238,7 +261,7 @@ bool tls_creds_add_x509(const char *id, const TlsCredsX509Properties *properties
 
     if (!creds || !find_x509_files(properties->dir, creds->server, &files, error) ||
         (check && !tls_creds_check_x509(&files, creds->server, error)) ||
-        !load_x509(creds, &files, error)) {
+        !load_x509(creds, &files, properties->passwordid, error)) {
         return false;
     }
     creds_register(g_steal_pointer(&creds));

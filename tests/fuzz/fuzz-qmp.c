@@ -69,7 +69,8 @@ static bool is_harmless(const json_t *args)
 {
     const char *type = json_string_value(json_object_get(args, "qom-type"));
 
-    return !type || (!g_str_has_prefix(type, "authz") && !g_str_has_prefix(type, "tls"));
+    return !type || (!g_str_has_prefix(type, "authz") && !g_str_has_prefix(type, "tls") &&
+                     strcmp(type, "secret") != 0);
 }
 
 static bool run_object_add(const json_t *args, json_t **ret, GError **error)

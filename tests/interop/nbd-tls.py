@@ -18,14 +18,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
 from nbd_daemon import Daemon, QmpError, Skip, run_tests, running
+from nbd_wire import OPT_STARTTLS, REP_ACK, Wire
 from tls_files import AUTHORITY, CLIENT, LONG_AGO, SERVER, Pki, make_keys
 
+QEMU = "qemu-storage-daemon"
 MIB = 1 << 20
 SIZE = 16 * MIB
 
@@ -36,7 +38,7 @@ class Files:
     """The credentials of all tests."""
 
     def __init__(self, folder: Path) -> None:
-        pki = Pki(folder / "pki")
+        self.pki = pki = Pki(folder / "pki")
         pki.make("ca", "Authority", AUTHORITY)
         pki.make("other", "Another authority", AUTHORITY)
         pki.make("server", "localhost", SERVER, "ca")
@@ -360,6 +362,102 @@ def authz_psk() -> None:
                 (partial(Setup.psk, folder=FILES.keys, user="bob"), True)])
 
 
+# --- hostile clients ---
+
+
+def starttls(sock: str) -> Wire:
+    """A client that is about to begin TLS."""
+    wire = Wire(sock)
+    wire.greet()
+    answer = wire.option(OPT_STARTTLS)
+    assert answer == [(REP_ACK, b"")], answer
+    return wire
+
+
+def hostile(iothread: bool) -> None:
+    """Many that stall, send noise or hang up, in the handshake; a good one meanwhile and after."""
+    generator = random.Random(4)
+    with serving(x509_server(), iothread, max_connections=200) as setup:
+        uri = setup.x509(FILES.alice)
+        stalled = [starttls(setup.daemon.sock) for _ in range(60)]
+        for wire in stalled[::2]:
+            wire.send(b"\x16\x03\x01\x02\x00\x01\x00")
+        for length in (1, 5, 100, 5000, 70000):
+            noisy = starttls(setup.daemon.sock)
+            with suppress(ConnectionError):  # the server need not listen to the end
+                noisy.send(generator.randbytes(length))
+            noisy.close()
+        use_libnbd(setup, uri)
+        for wire in stalled:
+            wire.close()
+        use_libnbd(setup, uri)
+
+
+def stalled_are_turned_away() -> None:
+    """When their time is over; those who wait for their places are served then."""
+    with serving(psk_server(), max_connections=4, handshake_max_seconds=1) as setup:
+        stalled = [starttls(setup.daemon.sock) for _ in range(4)]
+        run("nbdinfo", "--size", setup.psk(FILES.keys))
+        for wire in stalled:
+            assert wire.at_end()
+
+
+# --- beside QEMU ---
+
+
+def broken_folders(folder: Path) -> Iterator[Path]:
+    """Credentials of a server that lack something, or hold something that is no use."""
+    for name in ("ca-cert.pem", "server-cert.pem", "server-key.pem", "ca-crl.pem",
+                 "dh-params.pem"):
+        for garbage in (False, True):
+            broken = folder / f"{name}-{garbage}"
+            shutil.copytree(FILES.server, broken)
+            (broken / name).unlink(missing_ok=True)
+            if garbage:
+                (broken / name).write_text("garbage\n")
+            yield broken
+    pki = FILES.pki
+    pki.make("old-server", "localhost", SERVER, "ca", LONG_AGO)
+    pki.make("ca-server", "localhost", "ca\n" + SERVER, "ca")
+    pki.make("old-ca", "Authority", AUTHORITY, None, LONG_AGO)
+    pki.make("no-signer", "Authority", "ca\nsigning_key\n")
+    for authority, server in (("other", "server"), ("server", "server"), ("old-ca", "server"),
+                              ("no-signer", "server"), ("ca", "old-server"),
+                              ("ca", "ca-server"), ("ca", "alice")):
+        yield pki.credentials(f"{authority}-{server}", authority, server=server)
+
+
+def beside_qemu() -> None:
+    """Objects are refused in QEMU's words."""
+    if not shutil.which(QEMU):
+        raise Skip(f"{QEMU} is not installed")
+    with (tempfile.TemporaryDirectory() as folder, running(DAEMON, []) as ours,
+          running(QEMU, [], quiet=False) as theirs):
+        asked: list[dict[str, Any]] = [
+            {"qom-type": "tls-creds-x509", "dir": str(broken), "endpoint": "server",
+             "sanity-check": check}
+            for broken in broken_folders(Path(folder)) for check in (True, False)]
+        for kind, keys in (("tls-creds-x509", FILES.alice), ("tls-creds-psk", FILES.keys)):
+            variants: list[dict[str, Any]] = [
+                {}, {"dir": "nowhere"}, {"dir": str(keys)},
+                {"dir": str(keys), "passwordid": "none"}, {"dir": str(keys), "username": "alice"},
+                {"dir": str(keys), "username": "carol"}, {"dir": str(keys), "verify-peer": "yes"}]
+            asked += [{"qom-type": kind, "endpoint": endpoint, **more}
+                      for endpoint in ("server", "client", "both") for more in variants]
+        asked += [{"qom-type": "authz-simple"}, {"qom-type": "authz-simple", "identity": 1},
+                  {"qom-type": "authz-list", "rules": [{"match": "x"}]},
+                  {"qom-type": "authz-list", "rules": [{"match": "x", "policy": "no"}]},
+                  {"qom-type": "authz-list", "policy": "allow", "rules": []}]
+        for arguments in asked:
+            replies = []
+            for daemon in (ours, theirs):
+                reply = daemon.request("object-add", {"id": "o", **arguments})
+                if "return" in reply:
+                    daemon.command("object-del", id="o")
+                replies.append(reply)
+            assert replies[0] == replies[1], (arguments, *replies)
+
+
 def all_tests() -> Iterator[tuple[str, Callable[[], None]]]:
     """Name and test."""
     for iothread in (False, True):
@@ -377,6 +475,10 @@ def all_tests() -> Iterator[tuple[str, Callable[[], None]]]:
     yield "authorization by distinguished name", authz_x509
     yield "authorization of nobody", authz_without_identity
     yield "authorization by user", authz_psk
+    yield "hostile clients: main loop", partial(hostile, False)
+    yield "hostile clients: iothread", partial(hostile, True)
+    yield "stalled clients are turned away", stalled_are_turned_away
+    yield "objects beside QEMU", beside_qemu
 
 
 def main() -> int:

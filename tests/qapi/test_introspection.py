@@ -45,9 +45,11 @@ THEIRS_ALONE = {
     'JobType': 'other jobs',
     'ObjectOptions branches': 'other objects',
     'ObjectType': 'other objects',
+    'SecretProperties.iv': 'no encrypted secrets',
+    'SecretProperties.keyid': 'no encrypted secrets',
+    'SecretProperties.loaded': 'which QEMU refuses, whatever its value',
     'TlsCredsPskProperties.loaded': 'which QEMU refuses, whatever its value',
     'TlsCredsX509Properties.loaded': 'which QEMU refuses, whatever its value',
-    'TlsCredsX509Properties.passwordid': 'no secrets',
     'TransactionAction branches': 'actions that start jobs or take snapshots',
     'TransactionActionKind': 'actions that start jobs or take snapshots',
 }

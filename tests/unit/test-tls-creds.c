@@ -3,6 +3,7 @@
  * TLS credentials as objects: what is refused, in which words, and how long they live.
  */
 #include "io-harness.h"
+#include "net/secret.h"
 #include "net/tls-creds.h"
 #include "tls-files.h"
 #include "util/error.h"
@@ -203,6 +204,28 @@ static void test_client(void)
     check_x509(&properties, "The client certificate %s/client-cert.pem has expired");
 }
 
+/* A key with a password, which a secret holds. */
+static void test_password(void)
+{
+    TlsCredsX509Properties properties = x509(Q_CRYPTO_TLS_CREDS_ENDPOINT_SERVER);
+    const char *wrong = "Cannot load certificate '%s/server-cert.pem' & key '%s/server-key.pem': "
+                        "Decryption has failed.";
+
+    new_folder();
+    properties.dir = folder;
+    write_server(ca, server);
+    write_key_with_password(folder, "server-key.pem", server, "s3cret");
+    check_x509(&properties, wrong);
+    properties.passwordid = (char *)"pw";
+    check_x509(&properties, "No secret with id 'pw'");
+    g_assert_true(secret_add("pw", &(SecretProperties){ .data = (char *)"s3cret" }, NULL));
+    check_x509(&properties, NULL);
+    g_assert_true(secret_delete("pw", NULL));
+    g_assert_true(secret_add("pw", &(SecretProperties){ .data = (char *)"secret" }, NULL));
+    check_x509(&properties, wrong);
+    g_assert_true(secret_delete("pw", NULL));
+}
+
 static void test_priority(void)
 {
     TlsCredsX509Properties properties = x509(Q_CRYPTO_TLS_CREDS_ENDPOINT_SERVER);
@@ -303,6 +326,7 @@ int main(int argc, char **argv)
     g_test_add_func("/tls-creds/usage", test_usage);
     g_test_add_func("/tls-creds/trust", test_trust);
     g_test_add_func("/tls-creds/client", test_client);
+    g_test_add_func("/tls-creds/password", test_password);
     g_test_add_func("/tls-creds/priority", test_priority);
     g_test_add_func("/tls-creds/psk", test_psk);
     g_test_add_func("/tls-creds/users", test_users);

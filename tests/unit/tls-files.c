@@ -102,11 +102,18 @@ void write_certs(const char *folder, const char *name, ...)
 
 void write_key(const char *folder, const char *name, const TestCert *cert)
 {
+    write_key_with_password(folder, name, cert, NULL);
+}
+
+void write_key_with_password(const char *folder, const char *name, const TestCert *cert,
+                             const char *password)
+{
     g_autoptr(GString) text = g_string_new(NULL);
     gnutls_datum_t pem;
 
-    succeed(gnutls_x509_privkey_export2_pkcs8(cert->key, GNUTLS_X509_FMT_PEM, NULL,
-                                              GNUTLS_PKCS_PLAIN, &pem));
+    succeed(gnutls_x509_privkey_export2_pkcs8(
+        cert->key, GNUTLS_X509_FMT_PEM, password,
+        password ? GNUTLS_PKCS_PBES2_AES_256 : GNUTLS_PKCS_PLAIN, &pem));
     append_pem(text, &pem);
     write_file(folder, name, text->str);
 }

@@ -37,6 +37,8 @@ void write_file(const char *folder, const char *name, const char *text);
 /* Write certificates, one behind the other up to NULL; and a key. */
 void write_certs(const char *folder, const char *name, ...) G_GNUC_NULL_TERMINATED;
 void write_key(const char *folder, const char *name, const TestCert *cert);
+void write_key_with_password(const char *folder, const char *name, const TestCert *cert,
+                             const char *password);
 /* A list that revokes one certificate. */
 void write_crl(const char *folder, const TestCert *signer, const TestCert *revoked);
 
