@@ -115,18 +115,38 @@ static int64_t blocks_for(Qcow2 *q, int64_t first, int64_t n)
     return blocks;
 }
 
+/* Take blocks away again that lie in these clusters; nothing of them was written. */
+static void unplace_refblocks(Qcow2 *q, int64_t first_index, int64_t host, int64_t bytes)
+{
+    g_mutex_lock(&q->table_lock);
+    for (int64_t i = first_index; i < q->reftable.entries; i++) {
+        int64_t block = (int64_t)(q->reftable.entry[i] & QCOW2_REFTABLE_OFFSET_MASK);
+
+        if (block >= host && block < host + bytes) {
+            qcow2_table_set(&q->reftable, (uint32_t)i, 0);
+        }
+    }
+    qcow2_cache_drop(q->refcount_cache, host, bytes);
+    g_mutex_unlock(&q->table_lock);
+}
+
 static int coroutine_fn place_refblocks(Qcow2 *q, int64_t first, int64_t n, int64_t blocks)
 {
+    int64_t index = first >> q->refblock_bits;
     int64_t at = first + n;
     int ret = 0;
 
-    for (int64_t i = first >> q->refblock_bits; at < first + n + blocks && ret == 0; i++) {
+    for (int64_t i = index; at < first + n + blocks && ret == 0; i++) {
         if (!qcow2_refblock_exists(q, i << q->refblock_bits)) {
             ret = place_refblock(q, i, at++);
         }
     }
     if (ret == 0) {
         ret = qcow2_refcount_add(q, first + n, blocks, 1);
+    }
+    if (ret < 0) {
+        unplace_refblocks(q, index, (first + n) << q->header.cluster_bits,
+                          blocks << q->header.cluster_bits);
     }
     return ret;
 }
@@ -296,9 +316,12 @@ void coroutine_fn qcow2_unalloc(Qcow2 *q, int64_t host, int64_t bytes)
 {
     int64_t first = host >> q->header.cluster_bits;
     int64_t n = ((host + bytes - 1) >> q->header.cluster_bits) - first + 1;
+    int ret = qcow2_refcount_add(q, first, n, -1);
 
-    if (qcow2_refcount_add(q, first, n, -1) == 0) {
+    if (ret == 0) {
         q->free_hint = MIN(q->free_hint, first);
+    } else if (ret != -EINVAL) {
+        qcow2_free(q, host, bytes, QCOW2_DISCARD_NEVER); /* another time */
     }
 }
 

@@ -201,9 +201,14 @@ static void coroutine_fn now_free(Qcow2 *q, int64_t first, int64_t n, Qcow2Disca
 static void coroutine_fn drop_reference(Qcow2 *q, const Freed *freed)
 {
     int64_t free_first = 0, n_free = 0;
+    int ret = qcow2_refcount_add(q, freed->first, freed->n, -1);
 
-    if (qcow2_refcount_add(q, freed->first, freed->n, -1) < 0) {
-        return; /* a leak; the fault was told */
+    if (ret < 0) {
+        if (ret != -EINVAL) { /* that could not be read; else the counts are wrong already */
+            qcow2_free(q, freed->first << q->header.cluster_bits,
+                       freed->n << q->header.cluster_bits, freed->type);
+        }
+        return;
     }
     for (int64_t i = freed->first; i < freed->first + freed->n; i++) {
         uint64_t refcount;

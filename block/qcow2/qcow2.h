@@ -247,7 +247,7 @@ void qcow2_free(Qcow2 *q, int64_t host, int64_t bytes, Qcow2DiscardType type);
 
 int coroutine_fn qcow2_refcount_get(Qcow2 *q, int64_t cluster_index, uint64_t *ret);
 /* Add `delta` (may be negative) to a run of clusters, at once. All or nothing. -ERANGE beyond the
- * width, -EIO below zero (the image is marked corrupt). */
+ * width, -EINVAL below zero (which is told). */
 int coroutine_fn qcow2_refcount_add(Qcow2 *q, int64_t first_cluster, int64_t n, int delta);
 
 /* --- writeback.c --- */

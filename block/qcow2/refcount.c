@@ -161,7 +161,6 @@ int coroutine_fn qcow2_refcount_add(Qcow2 *q, int64_t first_cluster, int64_t n, 
                            "Refcount of a cluster would fall below zero (clusters %#" PRIx64
                            " to %#" PRIx64 ")",
                            (uint64_t)first_cluster, (uint64_t)(first_cluster + n - 1));
-        return -EIO;
     }
     return ret;
 }

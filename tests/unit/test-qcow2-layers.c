@@ -141,6 +141,56 @@ static void test_status_tells_the_layer(void)
     overlay_done(&disk);
 }
 
+/* --- snapshots inside of the image --- */
+
+typedef struct Snapshotted {
+    const char *name, *options;
+    int64_t cluster;
+} Snapshotted;
+
+static const Snapshotted snapshotted[] = {
+    { "plain", "", 65536 },
+    { "small-clusters", "cluster_size=512", 512 },
+    { "extended-l2", "extended_l2=on", 65536 },
+    { "2-bit", "cluster_size=4096,refcount_bits=2", 4096 },
+};
+
+/* What a snapshot shares is copied before it is changed, and given back when it is gone. */
+static void test_snapshot_stays(gconstpointer opaque)
+{
+    const Snapshotted *kind = opaque;
+    g_autofree uint8_t *old = NULL;
+    GRand *random;
+    Qcow2Disk disk;
+
+    if (!qcow2_need_qemu()) {
+        return;
+    }
+    random = g_rand_new_with_seed(test_seed());
+    qcow2_disk_create(&disk, "shot", 2 * MiB, kind->options, NULL);
+    any_requests(&disk, random, kind->cluster, true);
+    disk_noise(&disk, random, 0, kind->cluster, REQ_WRITE_COMPRESSED);
+    qcow2_disk_close(&disk);
+    old = g_memdup2(disk.twin, disk.size);
+    qemu_img_do("snapshot -c s %s", disk.path);
+    qcow2_disk_open(&disk);
+    any_requests(&disk, random, kind->cluster, true);
+    disk_assert(&disk);
+    qcow2_disk_close(&disk);
+    disk_judge(&disk, 0);
+    qemu_img_do("snapshot -a s %s", disk.path);
+    memcpy(disk.twin, old, disk.size);
+    disk_judge(&disk, 0);
+    qcow2_disk_open(&disk);
+    disk_assert(&disk);
+    any_requests(&disk, random, kind->cluster, true);
+    qcow2_disk_close(&disk);
+    qemu_img_do("snapshot -d s %s", disk.path);
+    disk_judge(&disk, 0);
+    qcow2_disk_done(&disk);
+    g_rand_free(random);
+}
+
 /* --- external data files --- */
 
 static void data_file_create(Qcow2Disk *disk, int64_t size, bool raw, const char *more)
@@ -306,6 +356,11 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strconcat("/qcow2/overlay/", overlays[i].name, NULL);
 
         g_test_add_data_func(path, &overlays[i], test_overlay);
+    }
+    for (size_t i = 0; i < G_N_ELEMENTS(snapshotted); i++) {
+        g_autofree char *path = g_strconcat("/qcow2/snapshot/", snapshotted[i].name, NULL);
+
+        g_test_add_data_func(path, &snapshotted[i], test_snapshot_stays);
     }
     g_test_add_func("/qcow2/overlay/copies-subclusters", test_copy_on_write_is_of_subclusters);
     g_test_add_func("/qcow2/overlay/status", test_status_tells_the_layer);
