@@ -2,6 +2,7 @@
 /*
  * The driver `qcow2`: its table, and what is too small for a file of its own.
  */
+#include "amend.h"
 #include "block/backing.h"
 #include "block/drivers.h"
 #include "options.h"
@@ -106,6 +107,7 @@ static const BlockDriver qcow2_driver = {
     .co_snapshot_goto = qcow2_co_snapshot_goto,
     .co_snapshot_delete = qcow2_co_snapshot_delete,
     .snapshot_list = qcow2_snapshot_list,
+    .co_amend = qcow2_co_amend,
     .co_change_backing_file = qcow2_co_change_backing_file,
 };
 

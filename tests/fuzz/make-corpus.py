@@ -464,6 +464,88 @@ def qcow2_bitmaps() -> Seeds:
         yield f"broken-{at}", bitmap_directory(bytes(broken), number=3)
 
 
+# --- qcow2: whole images ---
+
+
+def qcow2_extension(kind: int, data: bytes) -> bytes:
+    """An extension of a header."""
+    return struct.pack(">II", kind, len(data)) + data + bytes(-len(data) % 8)
+
+
+def qcow2_snapshot(offset: int, entries: int, name: bytes, extra: bytes) -> bytes:
+    """An entry of a snapshot table."""
+    head = struct.pack(">QIHHIIQII", offset, entries, 1, len(name), 1, 2, 3, 0, len(extra))
+    body = head + extra + b"1" + name
+    return body + bytes(-len(body) % 8)
+
+
+def qcow2_image(bits: int = 9, version: int = 3, size: int = 32768, features: int = 0,
+                autoclear: int = 0, compression: int = 0, order: int = 4, extensions: bytes = b"",
+                backing: bytes = b"", l2: bytes = b"", more: tuple[bytes, ...] = (),
+                snapshots: int = 0) -> bytes:
+    """Clusters: header, refcount table, refcount block, L1, L2, data, then `more`, of which the
+    first is the snapshot table if there are snapshots."""
+    cluster = 1 << bits
+    extensions += qcow2_extension(0, b"")
+    name_at = (112 if version == 3 else 72) + len(extensions)
+    header = struct.pack(
+        ">4sIQIIQIIQQIIQ", b"QFI\xfb", version, name_at if backing else 0, len(backing), bits, size,
+        0, 1, 3 * cluster, cluster, 1, snapshots, 6 * cluster if snapshots else 0,
+    )
+    if version == 3:
+        header += struct.pack(">QQQIIB7x", features, 0, autoclear, order, 112, compression)
+    used = 6 + len(more)
+    counts = sum(1 << (i << order) for i in range(used)).to_bytes(cluster, "little")
+    if order > 3:
+        counts = b"".join((1).to_bytes((1 << order) // 8, "big") for _ in range(used))
+    copied = 1 << 63
+    parts = [
+        header + extensions + backing, struct.pack(">Q", 2 * cluster), counts,
+        struct.pack(">Q", copied | 4 * cluster), l2 or struct.pack(">QQ", copied | 5 * cluster, 1),
+        b"data" * (cluster // 4), *more,
+    ]
+    return b"".join(part + bytes(cluster - len(part)) for part in parts)
+
+
+def qcow2() -> Seeds:
+    """Images of each kind, some of them damaged."""
+    names = struct.pack(">BB46s", 0, 5, b"something new")
+    l1 = struct.pack(">Q", 4 * 512)
+    packed = struct.pack(">Q", 1 << 62 | 5 * 512)
+    one = qcow2_snapshot(7 * 512, 1, b"one", struct.pack(">QQQ", 0, 32768, 0))
+    old = qcow2_snapshot(7 * 512, 1, b"old", b"")
+    bitmaps = struct.pack(">IIQQ", 1, 0, 32, 6 * 512)
+    entry = bitmap_entry(b"b", 7 * 512, 1, flags=2, granularity=9)
+    sound = qcow2_image()
+    yield "sound", sound
+    yield "version-2", qcow2_image(version=2)
+    yield "large-clusters", qcow2_image(12)
+    yield "largest-clusters", qcow2_image(21)[: 2 << 21][: 60000]
+    yield "narrow-refcounts", qcow2_image(order=0)
+    yield "wide-refcounts", qcow2_image(order=6)
+    yield "extended-l2", qcow2_image(14, features=16, l2=struct.pack(">QQ", 1 << 63 | 5 << 14, 15))
+    yield "compressed", qcow2_image(l2=packed)
+    yield "compressed-zstd", qcow2_image(l2=packed, features=8, compression=1)
+    yield "backing", qcow2_image(backing=b"base", extensions=qcow2_extension(0xE2792ACA, b"raw"))
+    yield "data-file", qcow2_image(features=4, extensions=qcow2_extension(0x44415441, b"d"))
+    yield "data-file-raw", qcow2_image(features=4, autoclear=2)
+    yield "snapshot", qcow2_image(snapshots=1, more=(one, l1))
+    yield "snapshots", qcow2_image(snapshots=2, version=2, more=(old + one, l1))
+    yield "bitmap", qcow2_image(autoclear=1, extensions=qcow2_extension(0x23852875, bitmaps),
+                                more=(entry, struct.pack(">Q", 1)))
+    yield "dirty", qcow2_image(features=1)
+    yield "corrupt", qcow2_image(features=2)
+    yield "unknown", qcow2_image(features=32, extensions=qcow2_extension(0x6803F857, names))
+    yield "autoclear", qcow2_image(autoclear=1 << 40)
+    yield "huge", qcow2_image(21, size=1 << 50)[: 60000]
+    for what, value in (("self", 4), ("header", 0), ("far", 1 << 40), ("refblock", 2)):
+        yield f"l2-to-{what}", qcow2_image(l2=struct.pack(">Q", 1 << 63 | value * 512))
+    for at in (8, 20, 24, 36, 40, 48, 56, 60, 64, 96, 100):
+        broken = bytearray(sound)
+        broken[at : at + 4] = b"\xff\xff\xff\xff"
+        yield f"broken-{at}", bytes(broken)
+
+
 def size() -> Seeds:
     """Numbers at the limits, with each suffix."""
     for power in (0, 10, 31, 32, 53, 62, 63, 64, 65, 128):
@@ -483,6 +565,7 @@ TARGETS: dict[str, Callable[[], Seeds]] = {
     "nbd-tls": nbd_tls,
     "nbd-transmission": nbd_transmission,
     "qapi": qapi,
+    "qcow2": qcow2,
     "qcow2-bitmaps": qcow2_bitmaps,
     "qmp": qmp,
     "qmp-framing": qmp_framing,
