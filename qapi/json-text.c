@@ -51,6 +51,17 @@ static GArray *ordered_entries(const json_t *object)
     return entries;
 }
 
+char **qapi_json_names(const json_t *object)
+{
+    g_autoptr(GArray) entries = ordered_entries(object);
+    char **names = g_new0(char *, entries->len + 1);
+
+    for (unsigned i = 0; i < entries->len; i++) {
+        names[i] = g_strdup(g_array_index(entries, Entry, i).name);
+    }
+    return names;
+}
+
 static void put_escaped(GString *out, gunichar c)
 {
     static const char plain[] = "\"\\\b\f\n\r\t";

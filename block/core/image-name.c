@@ -289,6 +289,11 @@ static const char *probe_file(const json_t *file, BlockNode *parent, GError **er
     }
     if (ref->type == BLOCKDEV_REF_TYPE_DEFINITION) {
         g_clear_pointer(&ref->u.definition->node_name, g_free);
+        /* To look needs no more, and an image that may not be written is looked at as well. */
+        if (!parent && !ref->u.definition->has_read_only) {
+            ref->u.definition->has_read_only = true;
+            ref->u.definition->read_only = true;
+        }
     }
     node = node_open_for(parent, ref, CHILD_COW, error);
     if (node) {

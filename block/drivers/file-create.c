@@ -88,11 +88,11 @@ static int grow(int fd, int64_t old_size, int64_t size, PreallocMode mode, GErro
     }
 }
 
-int file_grow(int fd, int64_t old_size, int64_t size, PreallocMode mode, GError **error)
+int file_resize(int fd, int64_t old_size, int64_t size, PreallocMode mode, GError **error)
 {
     int ret = grow(fd, old_size, size, mode, error);
 
-    if (ret < 0) {
+    if (ret < 0 && size > old_size) {
         /* What fails here as well leaves a file that is merely too long. */
         (void)!ftruncate(fd, old_size);
     }
@@ -142,9 +142,9 @@ static int fill_file(FileState *file, const BlockdevCreateOptionsFile *options,
         set_no_cow(file->fd);
     }
     set_extent_size(file->fd, extent_size);
-    return file_grow(file->fd, 0, (int64_t)options->size,
-                     options->has_preallocation ? options->preallocation : PREALLOC_MODE_OFF,
-                     error);
+    return file_resize(file->fd, 0, (int64_t)options->size,
+                       options->has_preallocation ? options->preallocation : PREALLOC_MODE_OFF,
+                       error);
 }
 
 static int create_file(void *opaque)

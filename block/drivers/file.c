@@ -263,26 +263,32 @@ static bool device_open(BlockNode *node, const BlockdevOptions *options, GError 
 }
 
 typedef struct Truncate {
-    int fd;
+    FileState *file;
     int64_t size;
+    GError **error;
 } Truncate;
 
 static int truncate_file(void *opaque)
 {
     const Truncate *truncate = opaque;
+    int64_t now = file_storage_size(truncate->file);
 
-    return ftruncate(truncate->fd, truncate->size) < 0 ? -errno : 0;
+    if (now < 0) {
+        merino_error_errno(truncate->error, -now, "Could not get the size of '%s'",
+                           truncate->file->path);
+        return now;
+    }
+    return file_resize(truncate->file->fd, now, truncate->size, PREALLOC_MODE_OFF, truncate->error);
 }
 
 static int coroutine_fn file_co_truncate(BlockNode *node, int64_t size, GError **error)
 {
     FileState *file = node->state;
-    Truncate truncate = { file->fd, size };
+    Truncate truncate = { file, size, error };
     int ret = co_run_in_worker(truncate_file, &truncate);
 
     file_forget_data(file);
     if (ret < 0) {
-        merino_error_errno(error, -ret, "Could not resize file");
         return ret;
     }
     return update_size(node, error) ? 0 : -EIO;

@@ -7,6 +7,8 @@
 #include "block/job.h"
 #include "util/error.h"
 
+#include <errno.h>
+
 typedef struct CreateJob {
     const BlockDriver *driver;
     BlockdevCreateOptions *options;
@@ -37,7 +39,7 @@ static const JobDriver create_driver = {
     .free = create_free,
 };
 
-bool job_start_blockdev_create(const char *id, const BlockdevCreateOptions *options, GError **error)
+static Job *start(const char *id, const BlockdevCreateOptions *options, GError **error)
 {
     const char *name = BlockdevDriver_str(options->driver);
     const BlockDriver *driver = driver_find(name);
@@ -46,19 +48,31 @@ bool job_start_blockdev_create(const char *id, const BlockdevCreateOptions *opti
 
     if (!driver) {
         merino_error(error, "Block driver '%s' not found or not supported", name);
-        return false;
+        return NULL;
     }
     if (!driver->co_create) {
         merino_error(error, "Driver does not support blockdev-create");
-        return false;
+        return NULL;
     }
     job = job_create(id, &create_driver, NULL, JOB_MANUAL_DISMISS, error);
     if (!job) {
-        return false;
+        return NULL;
     }
     create = job->state;
     create->driver = driver;
     create->options = blockdev_create_options_clone(options);
     job_start(job);
-    return true;
+    return job;
+}
+
+bool job_start_blockdev_create(const char *id, const BlockdevCreateOptions *options, GError **error)
+{
+    return start(id, options, error) != NULL;
+}
+
+int blockdev_create_wait(const BlockdevCreateOptions *options, GError **error)
+{
+    Job *job = start(NULL, options, error);
+
+    return job ? job_finish(job, error) : -ENOTSUP;
 }

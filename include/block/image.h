@@ -3,8 +3,7 @@
  * Images as such: what is done to a whole image, beside its requests. Drivers of formats implement
  * it (the hooks of BlockDriver), tools and QMP use it.
  *
- * Calling context: coroutines of the main loop, while the node is drained: nothing else is in
- * flight on it.
+ * Hooks are coroutines of the main loop and run while the node is drained.
  */
 #ifndef MERINO_BLOCK_IMAGE_H
 #define MERINO_BLOCK_IMAGE_H
@@ -58,5 +57,19 @@ typedef struct BlockAmendOptions {
     BlockProgressFn *progress;
     void *progress_opaque;
 } BlockAmendOptions;
+
+/*
+ * Done to a node by its driver's hooks (block/driver.h), while nothing else is in flight on it. The
+ * caller has permission to write where something is changed. They return 0 or -errno with an error
+ * in words; -ENOTSUP also when the driver has no such hook. Control plane.
+ */
+int node_check(BlockNode *node, BlockCheckResult *result, unsigned fix, GError **error);
+int node_snapshot_create(BlockNode *node, const SnapshotInfo *info, GError **error);
+int node_snapshot_goto(BlockNode *node, const char *id_or_name, GError **error);
+int node_snapshot_delete(BlockNode *node, const char *name, GError **error);
+/* Not NULL; empty where there are none. */
+SnapshotInfoList *node_snapshot_list(BlockNode *node);
+int node_amend(BlockNode *node, const BlockAmendOptions *options, GError **error);
+int node_change_backing_file(BlockNode *node, const char *name, const char *format, GError **error);
 
 #endif

@@ -183,5 +183,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(JobTxn, job_txn_unref)
 /* blockdev-create, in QEMU's words. */
 bool job_start_blockdev_create(const char *id, const BlockdevCreateOptions *options,
                                GError **error);
+/* The same for programs that wait for it, by job_finish(). Returns 0, or -errno with an error. */
+int blockdev_create_wait(const BlockdevCreateOptions *options, GError **error);
 
 #endif

@@ -26,4 +26,8 @@ json_t *qapi_json_parse(const char *text, size_t len, GError **error);
  * by four blanks a level. Free with g_free(). */
 char *qapi_json_text(const json_t *value, bool pretty);
 
+/* The names of an object's members in the order in which they are printed. Free with g_strfreev().
+ */
+char **qapi_json_names(const json_t *object);
+
 #endif

@@ -75,7 +75,7 @@ class Deadline:
 
 def merino_program(name: str) -> str:
     """A program of the build folder."""
-    folder = {"merino-storage-daemon": "storage-daemon"}[name]
+    folder = {"merino-img": "tools/img", "merino-storage-daemon": "storage-daemon"}[name]
     path = BUILD / folder / name
     if not path.exists():
         raise Skip(f"{path} is not built")

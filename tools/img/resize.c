@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * merino-img resize
+ */
+#include "img.h"
+#include "tool.h"
+#include "util/error.h"
+#include "util/size.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const struct option options[] = {
+    LONG_OPTIONS_ALL,
+    { "image-opts", no_argument, NULL, OPTION_IMAGE_OPTS },
+    { "preallocation", required_argument, NULL, OPTION_PREALLOCATION },
+    { "shrink", no_argument, NULL, OPTION_SHRINK },
+    { NULL, 0, NULL, 0 },
+};
+
+typedef struct Change {
+    int64_t size; /* or the difference */
+    int sign;     /* of the difference; 0: there is none */
+    bool shrink;
+    PreallocMode preallocation;
+} Change;
+
+static bool parse_change(const char *text, Change *ret)
+{
+    uint64_t size;
+
+    if (*text == '+' || *text == '-') {
+        ret->sign = *text == '+' ? 1 : -1;
+        text++;
+    }
+    if (!size_parse(text, &size, NULL)) {
+        tool_error("Parameter 'size' expects a non-negative number below 2^64\n"
+                   "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
+                   "and exabytes, respectively.");
+        return false;
+    }
+    ret->size = (int64_t)size;
+    return true;
+}
+
+static bool check_size(const Change *change, int64_t now, int64_t size)
+{
+    if (size <= 0) {
+        tool_error("New image size must be positive");
+        return false;
+    }
+    if (size <= now && change->preallocation != PREALLOC_MODE_OFF) {
+        tool_error("Preallocation can only be used for growing images");
+        return false;
+    }
+    if (size < now && !change->shrink) {
+        tool_error("Use the --shrink option to perform a shrink operation.");
+        tool_warn("Shrinking an image will delete all data beyond the shrunken image's end. "
+                  "Before performing such an operation, make sure there is no important data "
+                  "there.");
+        return false;
+    }
+    return true;
+}
+
+static bool resize_image(const ImageSource *source, const Change *change)
+{
+    BlockBackend *image = image_open(source);
+    GError *error = NULL;
+    int64_t now, size;
+    bool ok;
+
+    if (!image) {
+        return false;
+    }
+    now = backend_size(image);
+    size = change->sign ? now + change->sign * change->size : change->size;
+    ok = check_size(change, now, size);
+    if (ok && change->preallocation != PREALLOC_MODE_OFF) {
+        tool_error("Unsupported preallocation mode: %s", PreallocMode_str(change->preallocation));
+        ok = false;
+    } else if (ok && !node_resize(backend_node(image), size, &error)) {
+        tool_report(error, NULL);
+        ok = false;
+    }
+    if (ok && !source->quiet) {
+        printf("Image resized.\n");
+    }
+    backend_free(image);
+    return ok;
+}
+
+static bool parse_preallocation(const char *text, Change *ret)
+{
+    int mode = qapi_enum_parse(&qapi_type_PreallocMode, text);
+
+    if (mode < 0) {
+        tool_error("Invalid preallocation mode '%s'", text);
+        return false;
+    }
+    ret->preallocation = mode;
+    return true;
+}
+
+int img_resize(int argc, char **argv)
+{
+    ImageSource source = { .writable = true };
+    Change change = { 0 };
+    int option;
+    const char *size;
+
+    /* The size is the last argument, whatever it begins with: it must not pass for an option. */
+    if (argc < 3) {
+        img_usage_error("Not enough arguments");
+    }
+    size = argv[--argc];
+    argv[argc] = NULL;
+    while ((option = img_getopt(argc, argv, ":f:hq", options)) != -1) {
+        switch (option) {
+        case 'f':
+            source.format = optarg;
+            break;
+        case 'q':
+            source.quiet = true;
+            break;
+        case OPTION_IMAGE_OPTS:
+            source.image_opts = true;
+            break;
+        case OPTION_PREALLOCATION:
+            if (!parse_preallocation(optarg, &change)) {
+                return EXIT_FAILURE;
+            }
+            break;
+        case OPTION_SHRINK:
+            change.shrink = true;
+            break;
+        }
+    }
+    if (optind != argc - 1) {
+        img_usage_error("Expecting image file name and size");
+    }
+    source.name = argv[optind];
+    return parse_change(size, &change) && resize_image(&source, &change) ? EXIT_SUCCESS
+                                                                         : EXIT_FAILURE;
+}
