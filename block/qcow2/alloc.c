@@ -202,6 +202,7 @@ static int64_t coroutine_fn take_run(Qcow2 *q, int64_t min, int64_t max, int64_t
 {
     int64_t from = q->free_hint;
 
+    qcow2_event(q, BLKDEBUG_EVENT_CLUSTER_ALLOC);
     for (;;) {
         int64_t first, n, blocks, unused, room;
         int ret = qcow2_find_free(q, from, max, &first, &n);

@@ -204,6 +204,8 @@ static int coroutine_fn load(Qcow2Cache *cache, int64_t offset)
 
     add_slice(cache, offset, NULL);
     g_mutex_unlock(&q->table_lock);
+    node_debug_event(q->node->file->node,
+                     cache == q->l2_cache ? BLKDEBUG_EVENT_L2_LOAD : BLKDEBUG_EVENT_REFBLOCK_LOAD);
     ret = data ? child_co_pread(q->node->file, offset, cache->slice_bytes, data) : -ENOMEM;
     g_mutex_lock(&q->table_lock);
     slice = look_up(cache, offset);

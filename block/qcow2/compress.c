@@ -125,6 +125,7 @@ int coroutine_fn qcow2_read_compressed(Qcow2 *q, uint64_t entry, void *buf)
     if (!packed) {
         return -ENOMEM;
     }
+    qcow2_event(q, BLKDEBUG_EVENT_READ_COMPRESSED);
     ret = child_co_pread(q->node->file, host, bytes, packed);
     if (ret == 0) {
         job = (Job){ uses_zstd(q), packed, (size_t)bytes, buf, (size_t)q->cluster_size };
@@ -201,6 +202,7 @@ static int coroutine_fn store_packed(Qcow2 *q, int64_t guest, const uint8_t *pac
     if (host < 0) {
         return (int)host;
     }
+    qcow2_event(q, BLKDEBUG_EVENT_WRITE_COMPRESSED);
     ret = child_co_pwrite(q->node->file, host, bytes, packed, flags);
     co_mutex_lock(&q->lock);
     ret = end_packed(q, guest, host, bytes, ret, &pending);

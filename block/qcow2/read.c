@@ -42,12 +42,14 @@ static int coroutine_fn read_run(Qcow2 *q, int64_t guest, const Qcow2Mapping *ma
 
     switch (map->type) {
     case MAP_DATA:
+        qcow2_event(q, BLKDEBUG_EVENT_READ_AIO);
         return read_child(q->data_file, map->host, map->bytes, vec, at);
     case MAP_COMPRESSED:
         return read_packed(q, guest, map, vec, at);
     case MAP_UNALLOCATED:
     case MAP_UNALLOCATED_HOST:
         if (backing && guest < node_size(backing->node)) {
+            qcow2_event(q, BLKDEBUG_EVENT_READ_BACKING_AIO);
             return read_child(backing, guest, map->bytes, vec, at);
         }
         break;

@@ -15,6 +15,12 @@
 /* Host offsets of clusters end here: what an L2 entry can hold. */
 #define QCOW2_HOST_END (INT64_C(1) << 56)
 
+/* Tests may make requests fail or wait right here. Without locks but `lock`. */
+static inline void coroutine_fn qcow2_event(Qcow2 *q, BlkdebugEvent event)
+{
+    node_debug_event(q->node->file->node, event);
+}
+
 /* --- tables.c --- */
 
 /* Change an entry. Under lock and table_lock. */

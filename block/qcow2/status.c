@@ -36,7 +36,7 @@ int coroutine_fn qcow2_co_block_status(BlockNode *node, int64_t offset, int64_t 
 {
     Qcow2 *q = node->state;
     unsigned epoch = qcow2_request_begin(q);
-    Qcow2Mapping map;
+    Qcow2Mapping map = { 0 };
     int ret = qcow2_map(q, offset, bytes, &map);
     int64_t n = map.bytes;
 

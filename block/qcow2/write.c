@@ -34,6 +34,7 @@ static int coroutine_fn write_in_place(Qcow2 *q, int64_t host, int64_t bytes, Io
     IoVector slice;
     int ret;
 
+    qcow2_event(q, BLKDEBUG_EVENT_WRITE_AIO);
     if (at == 0 && vec->size == (size_t)bytes) {
         return child_co_pwritev(q->data_file, host, bytes, vec, flags);
     }
@@ -228,6 +229,7 @@ static int coroutine_fn read_fill(Qcow2 *q, const Allocation *a, Fill *fill)
     if (!fill->buf) {
         return -ENOMEM;
     }
+    qcow2_event(q, BLKDEBUG_EVENT_COW_READ);
     if (head && tail && a->end - a->guest <= head + tail) {
         ret = qcow2_read_buf(q, a->start, a->stop - a->start, fill->buf);
     } else {
@@ -263,6 +265,7 @@ static int coroutine_fn write_filled(Qcow2 *q, const Allocation *a, const Fill *
     } else if (fill->tail) {
         iov_add(&all, fill->buf + (a->end - a->start), (size_t)fill->tail);
     }
+    qcow2_event(q, fill->buf ? BLKDEBUG_EVENT_COW_WRITE : BLKDEBUG_EVENT_WRITE_AIO);
     ret = child_co_pwritev(q->data_file, host, (int64_t)all.size, &all, flags);
     iov_done(&all);
     return ret;

@@ -58,7 +58,8 @@ typedef struct Stage {
     Qcow2Cache *cache; /* of slices; or NULL */
     Qcow2Table *table; /* or NULL */
     unsigned kind;     /* QCOW2_OVERLAP_* */
-    GArray *items;     /* of Item */
+    BlkdebugEvent event;
+    GArray *items; /* of Item */
     uint8_t *buffer;
     bool done; /* reached the file */
 } Stage;
@@ -203,6 +204,7 @@ static int coroutine_fn write_neighbours(Qcow2 *q, const Stage *stage, guint fir
     *ret_end = first;
     ret = qcow2_check_overlap(q, stage->kind, offset, (int64_t)vec.size);
     if (ret == 0) {
+        qcow2_event(q, stage->event);
         ret = child_co_pwritev(q->node->file, offset, (int64_t)vec.size, &vec, 0);
     }
     iov_done(&vec);
@@ -361,10 +363,18 @@ static void coroutine_fn settle(Qcow2 *q, Run *run, int ret)
 
 static int coroutine_fn run_once(Qcow2 *q, bool may_be_lazy)
 {
-    Run run = { .refcounts = { .cache = q->refcount_cache, .kind = QCOW2_OVERLAP_REFCOUNT_BLOCK },
-                .reftable = { .table = &q->reftable, .kind = QCOW2_OVERLAP_REFCOUNT_TABLE },
-                .l2 = { .cache = q->l2_cache, .kind = QCOW2_OVERLAP_ACTIVE_L2 },
-                .l1 = { .table = &q->l1, .kind = QCOW2_OVERLAP_ACTIVE_L1 } };
+    Run run = { .refcounts = { .cache = q->refcount_cache,
+                               .kind = QCOW2_OVERLAP_REFCOUNT_BLOCK,
+                               .event = BLKDEBUG_EVENT_REFBLOCK_UPDATE },
+                .reftable = { .table = &q->reftable,
+                              .kind = QCOW2_OVERLAP_REFCOUNT_TABLE,
+                              .event = BLKDEBUG_EVENT_REFTABLE_UPDATE },
+                .l2 = { .cache = q->l2_cache,
+                        .kind = QCOW2_OVERLAP_ACTIVE_L2,
+                        .event = BLKDEBUG_EVENT_L2_UPDATE },
+                .l1 = { .table = &q->l1,
+                        .kind = QCOW2_OVERLAP_ACTIVE_L1,
+                        .event = BLKDEBUG_EVENT_L1_UPDATE } };
     Stage *stages[] = { &run.refcounts, &run.reftable, &run.l2, &run.l1 };
     bool lazy = may_be_lazy && is_lazy(q);
     int ret;
