@@ -28,6 +28,17 @@ static const struct option options[] = {
 
 /* --- collecting --- */
 
+/* That the image was opened without its backing file is our doing, and not to be seen in its name.
+ */
+static void restore_name(const ImageSource *source, const BlockNode *node, ImageInfo *info)
+{
+    if (!source->image_opts && !g_str_has_prefix(source->name, "json:") &&
+        g_str_has_prefix(info->filename, "json:") && node->file) {
+        g_free(info->filename);
+        info->filename = g_strdup(node->file->node->filename);
+    }
+}
+
 static ImageInfo *image_info(const ImageSource *source)
 {
     BlockBackend *image = image_open(source);
@@ -38,6 +49,9 @@ static ImageInfo *image_info(const ImageSource *source)
         return NULL;
     }
     device = node_info(backend_node(image), true, &error);
+    if (device) {
+        restore_name(source, backend_node(image), device->image);
+    }
     backend_free(image);
     if (!device) {
         tool_report(error, NULL);
