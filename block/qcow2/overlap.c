@@ -46,11 +46,16 @@ static void set_kinds(Qcow2 *q, int64_t cluster, unsigned kinds)
     }
 }
 
+/* Places that no cluster can have are none. */
 static void add_locked(Qcow2 *q, unsigned what, int64_t host, int64_t bytes)
 {
-    int64_t last = (host + bytes - 1) >> q->header.cluster_bits;
+    int64_t last;
 
-    for (int64_t i = host >> q->header.cluster_bits; i <= last && bytes > 0; i++) {
+    if (host < 0 || bytes <= 0 || host > QCOW2_HOST_END - bytes) {
+        return;
+    }
+    last = (host + bytes - 1) >> q->header.cluster_bits;
+    for (int64_t i = host >> q->header.cluster_bits; i <= last; i++) {
         set_kinds(q, i, kinds_of(q, i) | what);
     }
 }
@@ -88,13 +93,31 @@ static void add_entries(Qcow2 *q, unsigned what, const uint64_t *entry, uint32_t
     }
 }
 
+/* Entries of snapshots are not checked when the image is opened: what lies beyond the file, or is
+ * another snapshot's already, is not looked at. */
+static bool is_sane(Qcow2 *q, const Qcow2Snapshot *snapshot)
+{
+    int64_t first = snapshot->l1_offset >> q->header.cluster_bits;
+    bool known;
+
+    g_mutex_lock(&q->table_lock);
+    known = kinds_of(q, first) & QCOW2_OVERLAP_INACTIVE_L1;
+    g_mutex_unlock(&q->table_lock);
+    return !known && snapshot->l1_offset >= 0 &&
+           (int64_t)snapshot->l1_entries * 8 <= QCOW2_MAX_L1_BYTES;
+}
+
 /* The tables of a snapshot: its L1, and if that is wanted what it refers to. */
 static void coroutine_fn add_snapshot(Qcow2 *q, const Qcow2Snapshot *snapshot)
 {
     int64_t bytes = (int64_t)snapshot->l1_entries * 8;
+    int64_t in_file = node_size(q->node->file->node) - snapshot->l1_offset;
     g_autofree uint64_t *entry = NULL;
 
-    qcow2_overlap_add(q, QCOW2_OVERLAP_INACTIVE_L1, snapshot->l1_offset, bytes);
+    if (!is_sane(q, snapshot)) {
+        return;
+    }
+    qcow2_overlap_add(q, QCOW2_OVERLAP_INACTIVE_L1, snapshot->l1_offset, MIN(bytes, in_file));
     if (!(q->options.overlap_check & QCOW2_OVERLAP_INACTIVE_L2) || bytes == 0) {
         return;
     }

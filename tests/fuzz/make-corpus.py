@@ -531,6 +531,9 @@ def qcow2() -> Seeds:
     yield "data-file-raw", qcow2_image(features=4, autoclear=2)
     yield "snapshot", qcow2_image(snapshots=1, more=(one, l1))
     yield "snapshots", qcow2_image(snapshots=2, version=2, more=(old + one, l1))
+    far = qcow2_snapshot((1 << 63) - 512, 0xFFFFFFFF, b"far", b"")
+    yield "snapshot-far", qcow2_image(snapshots=3, more=(far + one + far, l1))
+    yield "l1-far", sound[:40] + struct.pack(">Q", (1 << 63) - 512) + sound[48:]
     yield "bitmap", qcow2_image(autoclear=1, extensions=qcow2_extension(0x23852875, bitmaps),
                                 more=(entry, struct.pack(">Q", 1)))
     yield "dirty", qcow2_image(features=1)
