@@ -5,6 +5,7 @@
 #include "amend.h"
 #include "block/backing.h"
 #include "block/drivers.h"
+#include "check.h"
 #include "options.h"
 #include "snapshot.h"
 #include "util/error.h"
@@ -103,6 +104,7 @@ static const BlockDriver qcow2_driver = {
     .cluster_size = qcow2_cluster_size,
     .specific_info = qcow2_specific_info,
     .co_create = qcow2_co_create,
+    .co_check = qcow2_co_check,
     .co_snapshot_create = qcow2_co_snapshot_create,
     .co_snapshot_goto = qcow2_co_snapshot_goto,
     .co_snapshot_delete = qcow2_co_snapshot_delete,

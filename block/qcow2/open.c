@@ -8,6 +8,7 @@
  */
 #include "bitmaps.h"
 #include "block/backing.h"
+#include "check.h"
 #include "options.h"
 #include "snapshot.h"
 #include "util/error.h"
@@ -37,11 +38,6 @@ bool qcow2_check_writable(const Qcow2 *q, GError **error)
     }
     if (q->header.incompatible & QCOW2_INCOMPAT_CORRUPT) {
         merino_error(error, "qcow2: Image is corrupt; cannot be opened read/write");
-        return false;
-    }
-    if (q->header.incompatible & QCOW2_INCOMPAT_DIRTY) {
-        merino_error(error, "qcow2: Image was not closed properly; it must be repaired before it "
-                            "is opened read/write");
         return false;
     }
     return true;
@@ -174,7 +170,8 @@ bool qcow2_open(BlockNode *node, const BlockdevOptions *options, GError **error)
     node_set_size(node, q->header.size);
     qcow2_bitmaps_open(q);
     coroutine_run(refresh_overlap_entry, q);
-    if (!node->read_only && !qcow2_clear_unknown_autoclear(q, error)) {
+    if (!node->read_only &&
+        (!qcow2_repair_dirty(q, error) || !qcow2_clear_unknown_autoclear(q, error))) {
         qcow2_bitmaps_close(q);
         release(q);
         return false;

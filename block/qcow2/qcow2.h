@@ -160,6 +160,7 @@ typedef struct Qcow2 {
 
     atomic_bool signaled; /* a fault was told that did not stop us */
     atomic_bool corrupt;  /* marked corrupt while open: nothing is written any more */
+    bool flags_behind;    /* copied flags may be missing: the image stays dirty (snapshot.c) */
     bool repairing;       /* opened to be checked and repaired: dirty and corrupt are let through */
 } Qcow2;
 
@@ -258,8 +259,11 @@ int coroutine_fn qcow2_refcount_add(Qcow2 *q, int64_t first_cluster, int64_t n, 
 int coroutine_fn qcow2_writeback(Qcow2 *q);
 /* Write back, and drop every clean slice. Drained. */
 int coroutine_fn qcow2_empty_caches(Qcow2 *q);
-/* The last writeback before the image is closed or becomes read-only: refcounts too, where they
- * are lazy; then the dirty flag goes. Drained. */
+/* Write everything, refcounts too where they are lazy, and let what was freed become free. Drained.
+ */
+int coroutine_fn qcow2_write_all(Qcow2 *q);
+/* The last writeback before the image is closed or becomes read-only: qcow2_write_all(),
+ * then the dirty flag goes. Drained. */
 int coroutine_fn qcow2_mark_clean(Qcow2 *q);
 
 /* --- corruption (overlap.c) --- */

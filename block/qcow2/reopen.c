@@ -68,6 +68,17 @@ static void commit_reopen(void *opaque)
     qcow2_bitmaps_reopen_rw(q);
 }
 
+/* A dirty image is mended when it is opened, not while it is in use. */
+static bool check_reopen_writable(const Qcow2 *q, GError **error)
+{
+    if (q->header.incompatible & QCOW2_INCOMPAT_DIRTY) {
+        merino_error(error, "qcow2: Image was not closed properly; it must be repaired before it "
+                            "is opened read/write");
+        return false;
+    }
+    return qcow2_check_writable(q, error);
+}
+
 static bool prepare_file(const ReopenState *state, Qcow2Reopen *reopen, UndoStack *undo,
                          GError **error)
 {
@@ -77,7 +88,7 @@ static bool prepare_file(const ReopenState *state, Qcow2Reopen *reopen, UndoStac
         return qcow2_bitmaps_reopen_ro(q, undo, error) && run(q, mark_clean_entry, error);
     }
     if (reopen->becomes_writable) {
-        return qcow2_check_writable(q, error);
+        return check_reopen_writable(q, error);
     }
     if (q->options.lazy_refcounts && !reopen->options.lazy_refcounts && !state->read_only) {
         return run(q, mark_clean_entry, error);

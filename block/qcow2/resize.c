@@ -53,6 +53,9 @@ static int coroutine_fn switch_l1(Qcow2 *q, int64_t offset, int64_t entries, GEr
     if (ret < 0) {
         q->header.l1_offset = old_offset;
         q->header.l1_entries = old_entries;
+        if (qcow2_header_commit(q, NULL) < 0) {
+            atomic_store(&q->corrupt, true); /* which of the two the file names is not known */
+        }
         return ret;
     }
     qcow2_table_grow(q, &q->l1, (uint32_t)entries);

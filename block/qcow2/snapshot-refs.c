@@ -291,7 +291,7 @@ int coroutine_fn qcow2_copied_flags_set(Qcow2 *q, bool by_refcount, GError **err
         ret = qcow2_sync(q);
     }
     if (ret == 0) {
-        ret = qcow2_mark_clean(q);
+        ret = qcow2_write_all(q);
     }
     return ret < 0 ? fail(error, ret, "Could not update the copied flags of the image") : 0;
 }

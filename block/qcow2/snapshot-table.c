@@ -264,7 +264,7 @@ static int64_t coroutine_fn write_aside(Qcow2 *q, int64_t bytes, GError **error)
     ret = qcow2_meta_write(q, host, out->data, out->len, 0);
     g_byte_array_unref(out);
     if (ret == 0) {
-        ret = qcow2_mark_clean(q);
+        ret = qcow2_write_all(q);
     }
     if (ret < 0) {
         free_clusters(q, host, bytes);
@@ -273,7 +273,7 @@ static int64_t coroutine_fn write_aside(Qcow2 *q, int64_t bytes, GError **error)
     return host;
 }
 
-int coroutine_fn qcow2_snapshots_write(Qcow2 *q, GError **error)
+int coroutine_fn qcow2_snapshots_write(Qcow2 *q, bool *ret_unsure, GError **error)
 {
     int64_t old_offset = q->header.snapshots_offset, host = 0;
     uint32_t old_n = q->header.n_snapshots;
@@ -281,6 +281,7 @@ int coroutine_fn qcow2_snapshots_write(Qcow2 *q, GError **error)
     int64_t old_bytes = q->snapshot_table_bytes;
     int ret;
 
+    *ret_unsure = false;
     if (q->n_snapshots > QCOW2_MAX_SNAPSHOTS || bytes > QCOW2_MAX_SNAPSHOT_DIR) {
         merino_error(error, "Too many snapshots");
         return -EFBIG;
@@ -295,9 +296,12 @@ int coroutine_fn qcow2_snapshots_write(Qcow2 *q, GError **error)
     q->header.n_snapshots = q->n_snapshots;
     ret = qcow2_header_commit(q, error);
     if (ret < 0) {
-        /* Which of the two the file refers to is not known: neither is freed. */
         q->header.snapshots_offset = old_offset;
         q->header.n_snapshots = old_n;
+        *ret_unsure = qcow2_header_commit(q, NULL) < 0;
+        if (!*ret_unsure) {
+            free_clusters(q, host, bytes);
+        }
         return ret;
     }
     q->snapshot_table_bytes = bytes;

@@ -6,7 +6,8 @@
  * snapshot table (create, delete) or the place of the L1 table (goto). Before that write everything
  * the new state refers to is there and counted; after it, what only the old state referred to is
  * freed. So a crash leaks clusters at most. While refcounts differ from the copied flags, the
- * flags are clear (Q5).
+ * flags are clear (Q5); that costs copies and not data, yet a check finds fault with it, so the
+ * image is marked dirty until flags and refcounts agree again, where the version has such a mark.
  *
  * The node is drained: nothing else changes tables meanwhile.
  */
@@ -34,7 +35,7 @@ static int fail(GError **error, int ret, const char *what)
 /* Everything is in the file, refcounts too, and nothing in the caches. */
 static int coroutine_fn settle(Qcow2 *q, GError **error)
 {
-    int ret = qcow2_mark_clean(q);
+    int ret = qcow2_write_all(q);
 
     if (ret == 0) {
         ret = qcow2_empty_caches(q);
@@ -42,13 +43,33 @@ static int coroutine_fn settle(Qcow2 *q, GError **error)
     return ret < 0 ? fail(error, ret, "Could not write the tables of the image") : 0;
 }
 
-/* What was freed becomes free, and the flags follow. */
+/* The same, and a mark for the time until settle_flags(). */
+static int coroutine_fn settle_and_announce(Qcow2 *q, GError **error)
+{
+    int ret = settle(q, error);
+
+    if (ret == 0 && q->header.version >= 3) {
+        ret = qcow2_set_features(q, q->header.incompatible | QCOW2_INCOMPAT_DIRTY,
+                                 q->header.autoclear, error);
+        q->flags_behind = ret == 0;
+    }
+    return ret;
+}
+
+/* What was freed becomes free, the flags follow, and the mark goes. */
 static int coroutine_fn settle_flags(Qcow2 *q, GError **error)
 {
     int ret = settle(q, error);
 
     if (ret == 0) {
         ret = qcow2_copied_flags_set(q, true, error);
+    }
+    if (ret == 0) {
+        q->flags_behind = false;
+        ret = qcow2_mark_clean(q);
+        if (ret < 0) {
+            fail(error, ret, "Could not write the tables of the image");
+        }
     }
     qcow2_overlap_refresh(q);
     return ret;
@@ -87,7 +108,7 @@ static int64_t coroutine_fn write_l1(Qcow2 *q, const uint64_t *l1, uint32_t entr
         ret = qcow2_sync(q);
     }
     if (ret == 0) {
-        ret = qcow2_mark_clean(q);
+        ret = qcow2_write_all(q);
     }
     if (ret < 0) {
         free_clusters(q, host, bytes);
@@ -156,22 +177,28 @@ static void pop(Qcow2 *q)
     qcow2_snapshot_done(&q->snapshots[--q->n_snapshots]);
 }
 
-/* The refcounts are raised: list the snapshot. */
+/* The refcounts are raised: list the snapshot, or let them fall again where it is sure that the
+ * file does not list it. */
 static int coroutine_fn list_new(Qcow2 *q, const SnapshotInfo *info, const uint64_t *l1,
                                  GError **error)
 {
     uint32_t entries = q->l1.entries;
     int64_t host = write_l1(q, l1, entries, error);
-    int ret;
+    bool unsure = false;
+    int ret = (int)MIN(host, 0);
 
-    if (host < 0) {
-        return (int)host;
+    if (ret == 0) {
+        push(q, info, host, entries);
+        ret = qcow2_snapshots_write(q, &unsure, error);
+        if (ret < 0) {
+            pop(q);
+        }
+        if (ret < 0 && !unsure) {
+            free_clusters(q, host, (int64_t)entries * 8);
+        }
     }
-    push(q, info, host, entries);
-    ret = qcow2_snapshots_write(q, error);
-    if (ret < 0) {
-        pop(q);
-        free_clusters(q, host, (int64_t)entries * 8);
+    if (ret < 0 && !unsure) {
+        qcow2_refs_free(q, l1, entries, NULL);
     }
     return ret;
 }
@@ -199,7 +226,7 @@ int coroutine_fn qcow2_co_snapshot_create(BlockNode *node, const SnapshotInfo *i
     g_autofree uint64_t *l1 = NULL;
     int ret = check_create(q, info, error);
 
-    ret = ret ? ret : settle(q, error);
+    ret = ret ? ret : settle_and_announce(q, error);
     if (ret < 0) {
         return ret;
     }
@@ -207,12 +234,7 @@ int coroutine_fn qcow2_co_snapshot_create(BlockNode *node, const SnapshotInfo *i
     ret = qcow2_refs_check(q, l1, q->l1.entries, error);
     ret = ret ? ret : qcow2_copied_flags_set(q, false, error);
     ret = ret ? ret : qcow2_refs_raise(q, l1, q->l1.entries, error);
-    if (ret == 0) {
-        ret = list_new(q, info, l1, error);
-        if (ret < 0) {
-            qcow2_refs_free(q, l1, q->l1.entries, NULL);
-        }
-    }
+    ret = ret ? ret : list_new(q, info, l1, error);
     if (ret < 0) {
         settle_flags(q, NULL);
         return ret;
@@ -254,9 +276,10 @@ static void set_active_l1(Qcow2 *q, int64_t host, const uint64_t *l1, uint32_t e
     g_mutex_unlock(&q->table_lock);
 }
 
-/* The header names the new L1 table and size, or everything is as before. */
+/* The header names the new L1 table and size, or everything is as before; but where that cannot be
+ * known, `*ret_unsure`. */
 static int coroutine_fn switch_l1(Qcow2 *q, int64_t host, const uint64_t *l1, uint32_t entries,
-                                  int64_t size, GError **error)
+                                  int64_t size, bool *ret_unsure, GError **error)
 {
     Qcow2Header before = q->header;
     int ret;
@@ -269,6 +292,10 @@ static int coroutine_fn switch_l1(Qcow2 *q, int64_t host, const uint64_t *l1, ui
         q->header.l1_offset = before.l1_offset;
         q->header.l1_entries = before.l1_entries;
         q->header.size = before.size;
+        *ret_unsure = qcow2_header_commit(q, NULL) < 0;
+        if (*ret_unsure) {
+            atomic_store(&q->corrupt, true); /* what is written to one table, the other lacks */
+        }
         return ret;
     }
     set_active_l1(q, host, l1, entries);
@@ -284,10 +311,14 @@ static int coroutine_fn activate(Qcow2 *q, const uint64_t *l1, uint32_t entries,
     uint32_t old_entries = q->l1.entries;
     g_autofree uint64_t *old = copy_active_l1(q);
     int64_t host = write_l1(q, l1, entries, error);
-    int ret = host < 0 ? (int)host : switch_l1(q, host, l1, entries, size, error);
+    bool unsure = false;
+    int ret = host < 0 ? (int)host : switch_l1(q, host, l1, entries, size, &unsure, error);
 
-    if (ret < 0) {
+    if (ret < 0 && !unsure) {
+        free_clusters(q, MAX(host, 0), host > 0 ? (int64_t)entries * 8 : 0);
         qcow2_refs_free(q, l1, entries, NULL);
+    }
+    if (ret < 0) {
         return ret;
     }
     free_clusters(q, old_host, old_bytes);
@@ -325,7 +356,7 @@ int coroutine_fn qcow2_co_snapshot_goto(BlockNode *node, const char *id, GError 
     }
     snapshot = &q->snapshots[index];
     ret = check_goto(q, snapshot, error);
-    ret = ret ? ret : settle(q, error);
+    ret = ret ? ret : settle_and_announce(q, error);
     if (ret < 0) {
         return ret;
     }
@@ -365,9 +396,10 @@ int coroutine_fn qcow2_co_snapshot_delete(BlockNode *node, const char *id, GErro
 {
     Qcow2 *q = node->state;
     int index = find(q, id, error);
-    int ret = index < 0 ? index : settle(q, error);
+    int ret = index < 0 ? index : settle_and_announce(q, error);
     g_autofree uint64_t *l1 = NULL;
     Qcow2Snapshot gone;
+    bool unsure;
 
     if (ret < 0) {
         return ret;
@@ -378,7 +410,7 @@ int coroutine_fn qcow2_co_snapshot_delete(BlockNode *node, const char *id, GErro
         return -EIO;
     }
     remove_at(q, (uint32_t)index);
-    ret = qcow2_snapshots_write(q, error);
+    ret = qcow2_snapshots_write(q, &unsure, error);
     if (ret < 0) {
         insert_at(q, (uint32_t)index, &gone);
         return ret;

@@ -17,8 +17,10 @@ int coroutine_fn qcow2_snapshots_read(Qcow2 *q, GError **error);
 /* Forget it. */
 void qcow2_snapshots_done(Qcow2 *q);
 /* Write q->snapshots to clusters of their own and make the header point there, durably; the old
- * table's clusters are freed. On failure the file refers to the old table. */
-int coroutine_fn qcow2_snapshots_write(Qcow2 *q, GError **error);
+ * table's clusters are freed. On failure the file refers to the old table; when even that is not
+ * known,
+ * `*ret_unsure`, and nothing of either state may be freed. */
+int coroutine_fn qcow2_snapshots_write(Qcow2 *q, bool *ret_unsure, GError **error);
 void qcow2_snapshot_done(Qcow2Snapshot *snapshot);
 
 /* --- snapshot.c: the driver's functions --- */

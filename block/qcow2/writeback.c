@@ -472,18 +472,21 @@ int coroutine_fn qcow2_empty_caches(Qcow2 *q)
     return ret;
 }
 
+int coroutine_fn qcow2_write_all(Qcow2 *q)
+{
+    int ret = atomic_load(&q->corrupt) ? -EIO : run_once(q, false);
+
+    return ret == 0 ? run_once(q, false) : ret; /* what became free by the first */
+}
+
 int coroutine_fn qcow2_mark_clean(Qcow2 *q)
 {
-    int ret;
+    int ret = qcow2_write_all(q);
 
     if (atomic_load(&q->corrupt)) {
         return 0; /* nothing is written any more, and everybody was told */
     }
-    ret = run_once(q, false);
-    if (ret == 0) {
-        ret = run_once(q, false); /* what became free by the first */
-    }
-    if (ret == 0 && (q->header.incompatible & QCOW2_INCOMPAT_DIRTY)) {
+    if (ret == 0 && !q->flags_behind && (q->header.incompatible & QCOW2_INCOMPAT_DIRTY)) {
         ret = qcow2_set_features(q, q->header.incompatible & ~(uint64_t)QCOW2_INCOMPAT_DIRTY,
                                  q->header.autoclear, NULL);
     }
