@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import bench_bitmaps
 import bench_fleecing
 import bench_nbd
+import bench_qcow2
 import bench_qmp
 from table import choose_rows
 
@@ -42,6 +43,7 @@ def in_process() -> None:
 BENCHMARKS: dict[str, Callable[[], None]] = {
     "bitmap": in_process,
     "qmp": lambda: bench_qmp.run(str(DAEMON)),
+    "qcow2": lambda: bench_qcow2.run(str(DAEMON)),
     "nbd": lambda: bench_nbd.run(str(DAEMON)),
     "bitmaps": lambda: bench_bitmaps.run(str(DAEMON)),
     "fleecing": lambda: bench_fleecing.run(str(DAEMON)),

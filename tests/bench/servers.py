@@ -82,6 +82,7 @@ class Daemon:
                     raise
                 time.sleep(0.01)
         self._buffer = b""
+        self._events: set[str] = set()
         self._line()
         self.qmp("qmp_capabilities")
 
@@ -113,11 +114,20 @@ class Daemon:
         line = self._line()
         took = time.perf_counter() - start
         while b'"event"' in line[:120]:
+            self._events.add(json.loads(line)["event"])
             line = self._line()
         reply = json.loads(line)
         if "error" in reply:
             raise RuntimeError(f"{self.name}: {reply['error']['desc']}")
         return reply["return"], took
+
+    def wait_event(self, name: str) -> None:
+        """Read messages until an event of this name came, or had come during a command."""
+        while name not in self._events:
+            message = json.loads(self._line())
+            if "event" in message:
+                self._events.add(message["event"])
+        self._events.remove(name)
 
     def cpu_seconds(self) -> float:
         """User and system time that the process has used."""
