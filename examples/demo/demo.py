@@ -5,6 +5,9 @@
 A real ext4 image, made from a file tree, is served by merino-storage-daemon. Two guests write to
 it over NBD all the while. Backups are taken from frozen views, pulled by NBD clients, restored,
 and judged: each must be the disk at one instant, to the byte, with a sound file system.
+
+Then the same on a qcow2 image, whose persistent bitmaps live through a restart of the daemon
+between two backups.
 """
 
 import argparse
@@ -29,27 +32,28 @@ from verify import Verifier, copy_image
 HERE = Path(__file__).resolve().parent
 SOURCE_TREE = HERE.parent.parent
 DISK_SIZE = 512 << 20
-GUEST_FILE_SIZE = 128 << 20
-GUESTS = 2
+GUEST_FILE_SIZE = 64 << 20
+FILES = 4  # that guests write to: one guest, one file
+GUESTS = 2  # at a time
 
 
 def make_disk(folder: Path) -> tuple[Path, list[Path]]:
-    """An ext4 image of this source tree and one big file a guest; and each file's blocks."""
+    """An ext4 image of this source tree and the guests' big files; and each file's blocks."""
     tree = folder / "tree"
     ignored = shutil.ignore_patterns(".git", "build*", "__pycache__", ".mypy_cache", "demo-output")
     shutil.copytree(SOURCE_TREE, tree / "merino", ignore=ignored, symlinks=True)
-    for identity in range(GUESTS):
+    for identity in range(FILES):
         with open(tree / f"database{identity}", "wb") as file:
             page = bytes(range(256)) * 4096
             for _ in range(GUEST_FILE_SIZE // len(page)):
                 file.write(page)
-    image = folder / "disk.img"
+    image = folder / "first.img"
     with open(image, "wb") as file:
         file.truncate(DISK_SIZE)
     subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", str(tree), str(image)], check=True)
     shutil.rmtree(tree)
     lists = []
-    for identity in range(GUESTS):
+    for identity in range(FILES):
         command = ["debugfs", "-R", f"blocks /database{identity}", str(image)]
         listed = subprocess.run(command, capture_output=True, text=True, check=True)
         blocks = folder / f"guest{identity}.blocks"
@@ -61,30 +65,47 @@ def make_disk(folder: Path) -> tuple[Path, list[Path]]:
 class Machine:
     """The daemon, its disk, and the guests that write to it."""
 
-    def __init__(self, daemon: Path, folder: Path, seed: int):
+    disk: Disk
+
+    def __init__(
+        self, daemon: Path, folder: Path, seed: int, image: Path, driver: str, blocks: list[Path]
+    ):
         self.folder = folder
-        self.image, self._blocks = make_disk(folder)
-        self.first_image = folder / "first.img"
-        copy_image(self.image, self.first_image)
-        control, server = folder / "qmp.sock", folder / "nbd.sock"
+        self._program, self._image, self._driver = daemon, image, driver
+        self._blocks, self._seed = blocks, seed
+        self._guests: list[subprocess.Popen[str]] = []
+        self.logs: list[Path] = []
+
+    def start(self) -> None:
+        """Start the daemon and export the disk."""
+        control, server = self.folder / "qmp.sock", self.folder / "nbd.sock"
         self._daemon = subprocess.Popen(
-            [str(daemon), "--chardev", f"socket,id=qmp,path={control},server=on,wait=off"]
+            [str(self._program), "--chardev", f"socket,id=qmp,path={control},server=on,wait=off"]
             + ["--monitor", "chardev=qmp"]
         )
-        self._guests: list[subprocess.Popen[str]] = []
-        self.logs = [folder / f"guest{identity}.log" for identity in range(GUESTS)]
-        self._seed = seed
-        qmp = Qmp(control, show=message)
-        self.disk = Disk(qmp, "disk0", DISK_SIZE, server, folder)
+        try:
+            self._set_up(Qmp(control, show=message), server)
+        except BaseException:
+            self._daemon.kill()
+            raise
+
+    def _set_up(self, qmp: Qmp, server: Path) -> None:
+        self.disk = Disk(qmp, "disk0", DISK_SIZE, server, self.folder)
         qmp.run("object-add", qom_type="iothread", id="io0", quiet=True)
-        qmp.run("blockdev-add", driver="file", node_name="disk0", filename=str(self.image))
+        file: dict[str, Any] = {"driver": "file", "filename": str(self._image)}
+        if self._driver == "file":
+            qmp.run("blockdev-add", node_name="disk0", **file)
+        else:
+            qmp.run("blockdev-add", driver=self._driver, node_name="disk0", file=file)
         qmp.run("nbd-server-start", addr={"type": "unix", "data": {"path": str(server)}})
         live: dict[str, Any] = {"type": "nbd", "id": "live", "node_name": "disk0", "name": "disk0"}
         qmp.run("block-export-add", writable=True, iothread="io0", **live)
 
     def start_guests(self) -> None:
-        """Let the guests write; returns when each is connected."""
-        for identity in range(GUESTS):
+        """Let new guests write, to files of their own; returns when each is connected."""
+        for _ in range(GUESTS):
+            identity = len(self.logs)
+            self.logs.append(self.folder / f"guest{identity}.log")
             command = [sys.executable, str(HERE / "guest.py"), self.disk.uri("disk0")]
             command += [str(self._blocks[identity]), str(self.logs[identity])]
             command += [str(identity), str(self._seed + identity)]
@@ -114,7 +135,15 @@ class Machine:
                 raise RuntimeError("a guest failed")
         self._guests = []
 
+    def stop(self) -> None:
+        """End the daemon, as an administrator would."""
+        self._daemon.send_signal(signal.SIGTERM)
+        code = self._daemon.wait(30)
+        if code != 0:
+            raise RuntimeError(f"the daemon ended with {code}")
+
     def __enter__(self) -> "Machine":
+        self.start()
         return self
 
     def __exit__(
@@ -125,10 +154,10 @@ class Machine:
     ) -> None:
         for guest in self._guests:
             guest.kill()
-        self._daemon.send_signal(signal.SIGTERM)
-        code = self._daemon.wait(30)
-        if error is None and code != 0:
-            raise RuntimeError(f"the daemon ended with {code}")
+        if error is None:
+            self.stop()
+        else:
+            self._daemon.kill()
 
 
 def bitmap(verb: str, name: str, **more: Any) -> dict[str, Any]:
@@ -143,7 +172,7 @@ def merge(sources: list[str], target: str) -> dict[str, Any]:
 
 
 class Story:
-    """The steps, each a backup; and what came out."""
+    """Steps, each a backup; and what came out."""
 
     def __init__(self, machine: Machine, folder: Path):
         self._machine, self._disk, self._folder = machine, machine.disk, folder
@@ -167,17 +196,53 @@ class Story:
         note(f"{size(backup.copied)} copied of {size(DISK_SIZE)}")
         return backup
 
+    def _full(self, actions: list[dict[str, Any]]) -> Backup:
+        """Freeze, and pull all that holds data."""
+        instant = self._disk.freeze(actions, None)
+        full = Backup("full", instant, [(0, DISK_SIZE)], self._folder / "full.img")
+        full.copied = self._disk.pull_all(full.image)
+        self._disk.thaw()
+        return self._finish(full)
+
+    def persistent(self) -> None:
+        """Bitmaps that live in a qcow2 image, through a restart of the daemon."""
+        machine = self._machine
+        machine.work(500)
+        heading("1. A full backup; from then on a persistent bitmap records")
+        full = self._full([bitmap("add", "b1", persistent=True)])
+        machine.work(1500)
+
+        heading("2. The daemon ends, and starts again: the bitmap is in the image")
+        machine.stop_guests()
+        machine.stop()
+        machine.start()
+        self._disk = machine.disk
+        note(f"b1 came back: {self._bitmaps()}")
+        machine.start_guests()
+        machine.work(1500)
+
+        heading("3. What changed before and after the restart, in one increment")
+        switch = [bitmap("disable", "b1"), bitmap("add", "b2", persistent=True)]
+        self._incremental("increment-1", full.image, switch, "b1")
+        machine.work(200)
+
+    def _bitmaps(self) -> str:
+        """What the daemon says of the disk's bitmaps."""
+        nodes = self._disk.qmp.run("query-named-block-nodes", flat=True, quiet=True)
+        node = next(node for node in nodes if node["node-name"] == "disk0")
+        return ", ".join(
+            f"'{found['name']}' with {size(found['count'])} dirty, "
+            f"{'recording' if found['recording'] else 'not recording'}"
+            for found in node["dirty-bitmaps"]
+        )
+
     def run(self) -> None:
-        """The whole story."""
+        """The main job."""
         machine, disk, folder = self._machine, self._disk, self._folder
         machine.work(500)
 
         heading("1. First checkpoint: a full backup from a frozen view")
-        instant = disk.freeze([bitmap("add", "b1")], None)
-        full = Backup("full", instant, [(0, DISK_SIZE)], folder / "full.img")
-        full.copied = disk.pull_all(full.image)
-        disk.thaw()
-        self._finish(full)
+        full = self._full([bitmap("add", "b1")])
 
         machine.work(3000)
         heading("2. Second checkpoint: only what is dirty in b1, from a view of that instant")
@@ -235,7 +300,7 @@ class Story:
 
 def summary(story: Story, verifier: Verifier, seconds: float) -> None:
     """Judge each restored image and print what a person likes to know."""
-    heading("5. Restore each backup, compare it with the disk at that instant, check the file system")
+    heading("Restore each backup, compare it with the disk at that instant, check the file system")
     print(f"\n   {'backup':<13}{'changed':>10}{'copied':>11}{'of disk':>9}{'guest wrote':>13}{'took':>8}")
     for backup in story.backups:
         verifier.check(backup.image, backup.instant)
@@ -258,19 +323,34 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=2026)
     arguments = parser.parse_args()
     daemon = arguments.build.resolve() / "storage-daemon" / "merino-storage-daemon"
-    started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="merino-demo-") as name:
         folder = Path(name)
+        first, blocks = make_disk(folder)
+        raw, qcow2 = folder / "disk.img", folder / "disk.qcow2"
+
         heading(f"A {size(DISK_SIZE)} ext4 disk, two guests that write to it, and the daemon")
-        with Machine(daemon, folder, arguments.seed) as machine:
+        copy_image(first, raw)
+        started = time.monotonic()
+        with Machine(daemon, folder, arguments.seed, raw, "file", blocks) as machine:
             machine.start_guests()
             story = Story(machine, folder)
             story.run()
             machine.stop_guests()
             subprocess.run(["qemu-img", "info", "-U", machine.disk.uri("disk0")],
                            check=True, stdout=subprocess.DEVNULL)
-        verifier = Verifier(machine.first_image, machine.logs, folder)
-        summary(story, verifier, time.monotonic() - started)
+        summary(story, Verifier(first, machine.logs, folder), time.monotonic() - started)
+        raw.unlink()
+
+        heading("The same disk as a qcow2 image")
+        subprocess.run(["qemu-img", "convert", "-O", "qcow2", str(first), str(qcow2)], check=True)
+        started = time.monotonic()
+        with Machine(daemon, folder, arguments.seed, qcow2, "qcow2", blocks) as machine:
+            machine.start_guests()
+            story = Story(machine, folder)
+            story.persistent()
+            machine.stop_guests()
+        subprocess.run(["qemu-img", "check", "-q", str(qcow2)], check=True)
+        summary(story, Verifier(first, machine.logs, folder), time.monotonic() - started)
     return 0
 
 
