@@ -11,6 +11,7 @@ compared. Prints TAP; skips where qemu-storage-daemon is missing.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -152,7 +153,7 @@ def compare(target: Callable[[], Json], options: Json, story: Callable[[View], O
 def main() -> int:
     """Every story with each of the ways out."""
     global DAEMON  # pylint: disable=global-statement
-    DAEMON = sys.argv[1]
+    DAEMON = os.path.abspath(sys.argv[1])
     tests: list[tuple[str, Callable[[], None]]] = []
     for way in ("break-guest-write", "break-snapshot"):
         options: Json = {"on-cbw-error": way}
