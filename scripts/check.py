@@ -43,7 +43,7 @@ VARIANTS = [
     Variant(
         "asan",
         ["-Db_sanitize=address,undefined", "-Db_lundef=false"],
-        ["unit", "iotests", "interop", "fuzz", "crash", "twin"],
+        ["unit", "iotests", "interop", "fuzz", "stress", "crash", "twin"],
         {
             "ASAN_OPTIONS": "detect_stack_use_after_return=0:abort_on_error=1",
             "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",

@@ -107,10 +107,11 @@ def main() -> None:
             lane.busy = True
 
             def acknowledge(error: int) -> int:
+                lane.busy = False
                 if error:
                     failures.append(error)
+                    return 1
                 log.write(RECORD.pack(b"a", lane.index, number, disk, block, time.monotonic()))
-                lane.busy = False
                 return 1
 
             log.write(RECORD.pack(b"i", lane.index, number, disk, block, time.monotonic()))
@@ -124,10 +125,13 @@ def main() -> None:
                 disks[disk].aio_trim(BLOCK, offset, acknowledge)
 
         print("ready", flush=True)
-        for step in wait_steps(disks, lambda: any(lane.busy for lane in lanes)):
-            for lane in lanes:
-                if step and not lane.busy and not failures:
-                    issue(lane)
+        try:
+            for step in wait_steps(disks, lambda: any(lane.busy for lane in lanes)):
+                for lane in lanes:
+                    if step and not lane.busy and not failures:
+                        issue(lane)
+        except nbd.Error as error:
+            sys.exit(f"the server is gone: {error}")
     if failures:
         sys.exit(f"operations failed: {failures}")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from guest import BLOCK, NEVER, Operation
+from guest import BLOCK, NEVER, Operation, stamp_of
 
 
 @dataclass(frozen=True)
@@ -131,3 +131,19 @@ def check_view(
 def in_flight_limit(operations: list[Operation]) -> int:
     """How many operations were never acknowledged."""
     return sum(operation.acknowledged == NEVER for operation in operations)
+
+
+def check_image(image: bytes, disk: int, lanes: int, operations: list[Operation]) -> None:
+    """What is left of a disk: the last acknowledged operation on each block, or one after it that
+    was in flight when the daemon ended."""
+    blocks: dict[int, set[int]] = {}
+    for operation in operations:
+        if operation.disk != disk:
+            continue
+        if operation.acknowledged != NEVER:
+            blocks[operation.block] = {operation.stamp}
+        else:
+            blocks.setdefault(operation.block, {0}).add(operation.stamp)
+    for block, stamps in blocks.items():
+        found = stamp_of(image[block * BLOCK : (block + 1) * BLOCK], block % lanes)
+        assert found in stamps, f"disk {disk} block {block}: {found}, not one of {stamps}"
