@@ -203,9 +203,26 @@ void bitmap_list_tidy(BitmapList *list)
     g_mutex_lock(&list->lock);
     tidy(list->epoch);
     while ((bitmap = bitmap_list_next(list, bitmap))) {
-        tidy(bitmap->bits);
+        if (bitmap->name && !bitmap->state.holders) {
+            tidy(bitmap->bits);
+        }
     }
     g_mutex_unlock(&list->lock);
+}
+
+bool bitmap_list_is_untidy(BitmapList *list)
+{
+    DirtyBitmap *bitmap = NULL;
+
+    if (list->epoch && hbitmap_is_uneven(list->epoch)) {
+        return true;
+    }
+    while ((bitmap = bitmap_list_next(list, bitmap))) {
+        if (bitmap->name && !bitmap->state.holders && hbitmap_is_uneven(bitmap->bits)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 size_t bitmap_list_memory(BitmapList *list)

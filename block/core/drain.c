@@ -323,6 +323,55 @@ void drain_end(DrainSection *section)
     g_free(section);
 }
 
+/* --- in passing --- */
+
+/* Close the doors above a node, and list them. False when it may be in use, by somebody inside or
+ * by a driver that makes requests of its own. */
+static bool shut_out(BlockNode *node, GPtrArray *closed)
+{
+    if (node->driver->drain_begin) {
+        return false;
+    }
+    for (guint i = 0; i < node->parents->len; i++) {
+        BlockChild *edge = g_ptr_array_index(node->parents, i);
+
+        if (!edge->backend) {
+            if (!shut_out(edge->parent, closed)) {
+                return false;
+            }
+            continue;
+        }
+        door_close(edge->backend);
+        g_ptr_array_add(closed, edge->backend);
+        if (!door_is_idle(edge->backend)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void node_tidy_idle(BlockNode *node)
+{
+    g_autoptr(GPtrArray) closed = g_ptr_array_new();
+
+    if (sections || !bitmap_list_is_untidy(node->bitmaps)) {
+        return; /* who has opened a section tidies at its end */
+    }
+    if (shut_out(node, closed)) {
+        bitmap_list_tidy(node->bitmaps);
+    }
+    for (guint i = 0; i < closed->len; i++) {
+        door_open(g_ptr_array_index(closed, i));
+    }
+}
+
+void nodes_tidy_idle(void)
+{
+    for (BlockNode *node = node_next(NULL); node; node = node_next(node)) {
+        node_tidy_idle(node);
+    }
+}
+
 static void end_section(void *opaque)
 {
     drain_end(opaque);

@@ -138,5 +138,6 @@ BlockDeviceInfo *node_info(BlockNode *node, bool flat, GError **error)
     info->cache->direct = node->cache_direct;
     info->cache->no_flush = node->cache_no_flush;
     info->dirty_bitmaps = bitmap_infos(node);
+    node_tidy_idle(node); /* to look at bitmaps is to empty the epoch */
     return info;
 }

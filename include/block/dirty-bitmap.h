@@ -99,8 +99,11 @@ bool bitmap_list_check_resize(BitmapList *list, int64_t size, GError **error);
 void bitmap_list_resize(BitmapList *list, int64_t size);
 
 /* Give back what pages hold that writes have emptied or filled. Drained; costs a look at a flag for
- * each bitmap where there is nothing to give back. */
+ * each bitmap where there is nothing to give back. Bitmaps that are in use stay as they are, and so
+ * do those without a name: who uses these may read them while the disk is drained. The second
+ * function, on the control plane at any time: whether there is something. */
 void bitmap_list_tidy(BitmapList *list);
+bool bitmap_list_is_untidy(BitmapList *list);
 
 /* Bytes that the bits of the disk's bitmaps take, with what writes mark. Drained. */
 size_t bitmap_list_memory(BitmapList *list);

@@ -190,6 +190,12 @@ void drain_end(DrainSection *section);
 /* End it when `undo` ends, after everything on that stack is committed or taken back. */
 void drain_end_with(DrainSection *section, UndoStack *undo);
 
+/* Give back memory of the bitmaps of a node, or of all nodes, if nobody uses it at this moment;
+ * waits for nobody. Control plane, for moments when something has come to its end. Drained sections
+ * do the same. */
+void node_tidy_idle(BlockNode *node);
+void nodes_tidy_idle(void);
+
 /* --- our extension: filters put over a live node in one instant --- */
 
 /* Create the filter that `options` describes and put it between its `file` node and that node's

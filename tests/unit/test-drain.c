@@ -121,6 +121,57 @@ static void test_waits_for_requests_inside(void)
     delete_all();
 }
 
+/* --- bitmaps --- */
+
+/* A bitmap whose epoch was emptied by a look at it. */
+static void make_untidy(BlockNode *disk)
+{
+    BitmapAddOptions options = { .name = "b", .granularity = 512 };
+
+    g_assert_nonnull(bitmap_add(disk->bitmaps, &options, NULL, NULL));
+    bitmap_list_mark(disk->bitmaps, 0, 4096);
+    g_assert_cmpint(bitmap_dirty_bytes(bitmap_find(disk->bitmaps, "b")), ==, 4096);
+    g_assert_true(bitmap_list_is_untidy(disk->bitmaps));
+}
+
+static void test_a_section_tidies_bitmaps(void)
+{
+    BlockNode *disk = add_node(DISK, "d");
+
+    make_untidy(disk);
+    drain_end(drain_begin_node(disk));
+    g_assert_false(bitmap_list_is_untidy(disk->bitmaps));
+    g_assert_cmpint(bitmap_dirty_bytes(bitmap_find(disk->bitmaps, "b")), >=, 4096);
+    delete_all();
+}
+
+/* The driver of "d" has requests of its own, so nobody looks in passing whether it is idle. */
+static void test_only_idle_bitmaps_are_tidied_in_passing(void)
+{
+    EventLoop *loop = new_loop();
+    BlockNode *disk = add_node(DISK, "d");
+    BlockNode *raw = add_node(RAW, "r", "d");
+    BlockBackend *backend = new_backend(raw);
+    Write write;
+
+    make_untidy(raw);
+    make_untidy(disk);
+    start_held_write(loop, &write, backend, disk);
+    nodes_tidy_idle();
+    g_assert_true(bitmap_list_is_untidy(raw->bitmaps));
+    release(disk);
+    wait_done(&write);
+    while (bitmap_list_is_untidy(raw->bitmaps)) {
+        let_run(loop); /* the write may still be on its way out of the door */
+        nodes_tidy_idle();
+    }
+    g_assert_true(bitmap_list_is_untidy(disk->bitmaps));
+    g_assert_cmpint(bitmap_dirty_bytes(bitmap_find(raw->bitmaps, "b")), >=, 4096);
+    backend_free(backend);
+    event_loop_free(loop);
+    delete_all();
+}
+
 static void test_holds_back_in_the_order_of_arrival(void)
 {
     EventLoop *loop = new_loop();
@@ -687,6 +738,8 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     graph_drivers_register();
+    g_test_add_func("/drain/bitmaps/section", test_a_section_tidies_bitmaps);
+    g_test_add_func("/drain/bitmaps/in-passing", test_only_idle_bitmaps_are_tidied_in_passing);
     g_test_add_func("/drain/waits-for-requests-inside", test_waits_for_requests_inside);
     g_test_add_func("/drain/holds-back-in-the-order-of-arrival",
                     test_holds_back_in_the_order_of_arrival);

@@ -65,6 +65,7 @@ static void connection_free(NbdConnection *conn)
 static void transmission_ended(void *opaque)
 {
     connection_free(opaque);
+    nodes_tidy_idle();
 }
 
 /* On the export's loop. */
