@@ -246,21 +246,30 @@ int coroutine_fn qcow2_preallocate(Qcow2 *q, int64_t offset, int64_t bytes, Prea
 
 /* --- growing --- */
 
+/* The rest of the last cluster, run by run: its subclusters may differ. */
+static int coroutine_fn hide_rest(Qcow2 *q, int64_t start, int64_t end, int64_t backing)
+{
+    int ret = 0;
+
+    while (start < end && ret == 0) {
+        Qcow2Mapping map = { .bytes = 0 };
+
+        ret = qcow2_map(q, start, end - start, &map);
+        if (ret == 0 && (map.type == MAP_DATA || map.type == MAP_COMPRESSED || backing > start)) {
+            ret = qcow2_write_zero_data(q, start, map.bytes, 0);
+        }
+        start += map.bytes;
+    }
+    return ret;
+}
+
 /* What the new part would show: the rest of the last cluster, and a longer backing file. */
 static int coroutine_fn hide_old(Qcow2 *q, int64_t old_size, int64_t size)
 {
     int64_t backing = q->node->backing ? node_size(q->node->backing->node) : 0;
     int64_t end = MIN(size, align_up(old_size, q->cluster_size));
-    Qcow2Mapping map;
-    int ret = 0;
+    int ret = hide_rest(q, old_size, end, backing);
 
-    if (end > old_size) {
-        ret = qcow2_map(q, old_size, end - old_size, &map);
-        if (ret == 0 &&
-            (map.type == MAP_DATA || map.type == MAP_COMPRESSED || backing > old_size)) {
-            ret = qcow2_write_zero_data(q, old_size, end - old_size, 0);
-        }
-    }
     if (ret == 0 && MIN(backing, size) > end) {
         ret = qcow2_zero_clusters(q, end, align_up(MIN(backing, size), q->cluster_size) - end);
     }
