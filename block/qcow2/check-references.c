@@ -227,6 +227,7 @@ static int coroutine_fn check_l2(L2Walk *walk)
     Qcow2 *q = walk->check->q;
     int ret = qcow2_meta_read(q, walk->host, walk->table, q->cluster_size);
 
+    *walk->expected = 0;
     if (ret < 0) {
         check_say(walk->check, "ERROR: I/O error in check_refcounts_l2");
         walk->check->result->check_errors++;
