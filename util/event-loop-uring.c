@@ -185,12 +185,15 @@ static void uring_wait(EventLoop *loop, int64_t timeout_ns)
     take_completions(loop);
 }
 
+/* IORING_SQ_TASKRUN is not looked at: the kernel may leave it set when there is no such work any
+ * more, and whoever believed it would never rest. Work that is there is done on the way into the
+ * next wait, also GLib's. */
 static bool uring_has_completion(EventLoop *loop)
 {
     struct io_uring *ring = &loop->uring->ring;
     unsigned flags = IO_URING_READ_ONCE(*ring->sq.kflags);
 
-    return io_uring_cq_ready(ring) || (flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW));
+    return io_uring_cq_ready(ring) || (flags & IORING_SQ_CQ_OVERFLOW);
 }
 
 static void write_wake(EventLoop *loop)
