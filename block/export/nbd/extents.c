@@ -80,7 +80,8 @@ static int64_t add_areas(NbdExtents *extents, const HBitmapArea *areas, size_t n
 {
     for (size_t i = 0; i < n && !extents->full; i++) {
         int64_t dirty_start = MAX((int64_t)(areas[i].start << shift), offset);
-        int64_t dirty_end = MIN((int64_t)((areas[i].start + areas[i].len) << shift), end);
+        uint64_t last = (areas[i].start + areas[i].len) << shift; /* 2^63 at most */
+        int64_t dirty_end = (int64_t)MIN(last, (uint64_t)end);
         int64_t clean = dirty_start - offset;
 
         if (i == 0 || clean == 0) {
