@@ -4,6 +4,7 @@
  */
 #include "snapshot-refs.h"
 #include "mapping.h"
+#include "snapshot.h"
 #include "util/error.h"
 #include "util/size.h"
 
@@ -142,12 +143,6 @@ static int coroutine_fn check_ref(Qcow2 *q, int64_t host, int64_t bytes, void *o
     return 0;
 }
 
-static int fail(GError **error, int ret, const char *what)
-{
-    merino_error_errno(error, -ret, "%s", what);
-    return ret;
-}
-
 int coroutine_fn qcow2_refs_check(Qcow2 *q, const uint64_t *l1, uint32_t entries, GError **error)
 {
     int ret;
@@ -155,7 +150,7 @@ int coroutine_fn qcow2_refs_check(Qcow2 *q, const uint64_t *l1, uint32_t entries
     co_mutex_lock(&q->lock);
     ret = walk_refs(q, l1, entries, check_ref, NULL);
     co_mutex_unlock(&q->lock);
-    return ret < 0 ? fail(error, ret, "The tables of the image are damaged") : 0;
+    return ret < 0 ? qcow2_snapshot_fail(error, ret, "The tables of the image are damaged") : 0;
 }
 
 /* How many runs were counted; or are to be. */
@@ -196,7 +191,8 @@ int coroutine_fn qcow2_refs_raise(Qcow2 *q, const uint64_t *l1, uint32_t entries
                      q->refcount_bits);
         return -EINVAL;
     }
-    return ret < 0 ? fail(error, ret, "Could not raise the refcounts of the image") : 0;
+    return ret < 0 ? qcow2_snapshot_fail(error, ret, "Could not raise the refcounts of the image")
+                   : 0;
 }
 
 static int coroutine_fn free_ref(Qcow2 *q, int64_t host, int64_t bytes, void *opaque)
@@ -212,7 +208,8 @@ int coroutine_fn qcow2_refs_free(Qcow2 *q, const uint64_t *l1, uint32_t entries,
     co_mutex_lock(&q->lock);
     ret = walk_refs(q, l1, entries, free_ref, NULL);
     co_mutex_unlock(&q->lock);
-    return ret < 0 ? fail(error, ret, "Could not free what the snapshot refers to") : 0;
+    return ret < 0 ? qcow2_snapshot_fail(error, ret, "Could not free what the snapshot refers to")
+                   : 0;
 }
 
 /* --- the copied flags --- */
@@ -293,5 +290,7 @@ int coroutine_fn qcow2_copied_flags_set(Qcow2 *q, bool by_refcount, GError **err
     if (ret == 0) {
         ret = qcow2_write_all(q);
     }
-    return ret < 0 ? fail(error, ret, "Could not update the copied flags of the image") : 0;
+    return ret < 0
+               ? qcow2_snapshot_fail(error, ret, "Could not update the copied flags of the image")
+               : 0;
 }

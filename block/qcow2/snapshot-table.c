@@ -229,13 +229,13 @@ static int64_t table_bytes(const Qcow2 *q)
     return bytes;
 }
 
-static int fail(GError **error, int ret, const char *what)
+int qcow2_snapshot_fail(GError **error, int ret, const char *what)
 {
     merino_error_errno(error, -ret, "%s", what);
     return ret;
 }
 
-static void coroutine_fn free_clusters(Qcow2 *q, int64_t host, int64_t bytes)
+void coroutine_fn qcow2_snapshot_free(Qcow2 *q, int64_t host, int64_t bytes)
 {
     if (bytes) {
         co_mutex_lock(&q->lock);
@@ -255,7 +255,8 @@ static int64_t coroutine_fn write_aside(Qcow2 *q, int64_t bytes, GError **error)
     host = qcow2_alloc(q, bytes);
     co_mutex_unlock(&q->lock);
     if (host < 0) {
-        return fail(error, (int)host, "Could not allocate clusters for the snapshot table");
+        return qcow2_snapshot_fail(error, (int)host,
+                                   "Could not allocate clusters for the snapshot table");
     }
     out = g_byte_array_sized_new((guint)bytes);
     for (uint32_t i = 0; i < q->n_snapshots; i++) {
@@ -267,8 +268,8 @@ static int64_t coroutine_fn write_aside(Qcow2 *q, int64_t bytes, GError **error)
         ret = qcow2_write_all(q);
     }
     if (ret < 0) {
-        free_clusters(q, host, bytes);
-        return fail(error, ret, "Could not write the snapshot table");
+        qcow2_snapshot_free(q, host, bytes);
+        return qcow2_snapshot_fail(error, ret, "Could not write the snapshot table");
     }
     return host;
 }
@@ -300,11 +301,11 @@ int coroutine_fn qcow2_snapshots_write(Qcow2 *q, bool *ret_unsure, GError **erro
         q->header.n_snapshots = old_n;
         *ret_unsure = qcow2_header_commit(q, NULL) < 0;
         if (!*ret_unsure) {
-            free_clusters(q, host, bytes);
+            qcow2_snapshot_free(q, host, bytes);
         }
         return ret;
     }
     q->snapshot_table_bytes = bytes;
-    free_clusters(q, old_offset, old_bytes);
+    qcow2_snapshot_free(q, old_offset, old_bytes);
     return 0;
 }

@@ -26,12 +26,6 @@
 
 /* --- common steps --- */
 
-static int fail(GError **error, int ret, const char *what)
-{
-    merino_error_errno(error, -ret, "%s", what);
-    return ret;
-}
-
 /* Everything is in the file, refcounts too, and nothing in the caches. */
 static int coroutine_fn settle(Qcow2 *q, GError **error)
 {
@@ -40,7 +34,7 @@ static int coroutine_fn settle(Qcow2 *q, GError **error)
     if (ret == 0) {
         ret = qcow2_empty_caches(q);
     }
-    return ret < 0 ? fail(error, ret, "Could not write the tables of the image") : 0;
+    return ret < 0 ? qcow2_snapshot_fail(error, ret, "Could not write the tables of the image") : 0;
 }
 
 /* The same, and a mark for the time until settle_flags(). */
@@ -68,20 +62,11 @@ static int coroutine_fn settle_flags(Qcow2 *q, GError **error)
         q->flags_behind = false;
         ret = qcow2_mark_clean(q);
         if (ret < 0) {
-            fail(error, ret, "Could not write the tables of the image");
+            qcow2_snapshot_fail(error, ret, "Could not write the tables of the image");
         }
     }
     qcow2_overlap_refresh(q);
     return ret;
-}
-
-static void coroutine_fn free_clusters(Qcow2 *q, int64_t host, int64_t bytes)
-{
-    if (bytes) {
-        co_mutex_lock(&q->lock);
-        qcow2_free(q, host, bytes, QCOW2_DISCARD_SNAPSHOT);
-        co_mutex_unlock(&q->lock);
-    }
 }
 
 /* An L1 table without flags in clusters of its own, durable with its refcounts. */
@@ -98,7 +83,7 @@ static int64_t coroutine_fn write_l1(Qcow2 *q, const uint64_t *l1, uint32_t entr
     host = qcow2_alloc(q, bytes);
     co_mutex_unlock(&q->lock);
     if (host < 0) {
-        return fail(error, (int)host, "Could not allocate clusters for an L1 table");
+        return qcow2_snapshot_fail(error, (int)host, "Could not allocate clusters for an L1 table");
     }
     for (uint32_t i = 0; i < entries; i++) {
         disk[i] = GUINT64_TO_BE(l1[i] & ~QCOW2_COPIED);
@@ -111,8 +96,8 @@ static int64_t coroutine_fn write_l1(Qcow2 *q, const uint64_t *l1, uint32_t entr
         ret = qcow2_write_all(q);
     }
     if (ret < 0) {
-        free_clusters(q, host, bytes);
-        return fail(error, ret, "Could not write an L1 table");
+        qcow2_snapshot_free(q, host, bytes);
+        return qcow2_snapshot_fail(error, ret, "Could not write an L1 table");
     }
     return host;
 }
@@ -194,7 +179,7 @@ static int coroutine_fn list_new(Qcow2 *q, const SnapshotInfo *info, const uint6
             pop(q);
         }
         if (ret < 0 && !unsure) {
-            free_clusters(q, host, (int64_t)entries * 8);
+            qcow2_snapshot_free(q, host, (int64_t)entries * 8);
         }
     }
     if (ret < 0 && !unsure) {
@@ -315,13 +300,13 @@ static int coroutine_fn activate(Qcow2 *q, const uint64_t *l1, uint32_t entries,
     int ret = host < 0 ? (int)host : switch_l1(q, host, l1, entries, size, &unsure, error);
 
     if (ret < 0 && !unsure) {
-        free_clusters(q, MAX(host, 0), host > 0 ? (int64_t)entries * 8 : 0);
+        qcow2_snapshot_free(q, MAX(host, 0), host > 0 ? (int64_t)entries * 8 : 0);
         qcow2_refs_free(q, l1, entries, NULL);
     }
     if (ret < 0) {
         return ret;
     }
-    free_clusters(q, old_host, old_bytes);
+    qcow2_snapshot_free(q, old_host, old_bytes);
     return qcow2_refs_free(q, old, old_entries, error);
 }
 
@@ -416,7 +401,7 @@ int coroutine_fn qcow2_co_snapshot_delete(BlockNode *node, const char *id, GErro
         return ret;
     }
     ret = qcow2_refs_free(q, l1, gone.l1_entries, error);
-    free_clusters(q, gone.l1_offset, (int64_t)gone.l1_entries * 8);
+    qcow2_snapshot_free(q, gone.l1_offset, (int64_t)gone.l1_entries * 8);
     qcow2_snapshot_done(&gone);
     return ret < 0 ? ret : settle_flags(q, error);
 }

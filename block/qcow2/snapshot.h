@@ -21,6 +21,10 @@ void qcow2_snapshots_done(Qcow2 *q);
  * known,
  * `*ret_unsure`, and nothing of either state may be freed. */
 int coroutine_fn qcow2_snapshots_write(Qcow2 *q, bool *ret_unsure, GError **error);
+/* What the verbs share: say what failed and return `ret`; qcow2_free() under the lock, nothing for
+ * no bytes. */
+int qcow2_snapshot_fail(GError **error, int ret, const char *what);
+void coroutine_fn qcow2_snapshot_free(Qcow2 *q, int64_t host, int64_t bytes);
 void qcow2_snapshot_done(Qcow2Snapshot *snapshot);
 
 /* --- snapshot.c: the driver's functions --- */
