@@ -111,8 +111,8 @@ static void commit_removal(void *opaque)
     removal->error = &error;
     coroutine_run(remove_entry, removal);
     if (removal->ret < 0) {
-        g_warning("Bitmap '%s' stays in the image of '%s' for now: %s", removal->name,
-                  removal->q->node->node_name, error->message);
+        g_warning("Bitmap '%s' stays in the image of '%s' until bitmaps are next stored: %s",
+                  removal->name, removal->q->node->node_name, error->message);
     }
 }
 
