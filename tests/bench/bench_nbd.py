@@ -7,8 +7,8 @@ it the CPU time that the server spent on it. Files are in the page cache and on 
 """
 
 import os
+import select
 import subprocess
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -85,13 +85,18 @@ class Nbdkit:
     def __init__(self, folder: Path):
         self.nbd_socket = folder / "nbdkit.sock"
         pid_file = folder / "nbdkit.pid"
+        os.mkfifo(pid_file)
+        ready = os.open(pid_file, os.O_RDONLY | os.O_NONBLOCK)
         path = folder / "nbdkit.raw"
         make_file(path)
         self.process = subprocess.Popen(
             ["nbdkit", "--foreground", "--unix", str(self.nbd_socket), "--pidfile", str(pid_file),
              "file", str(path)])
-        while not pid_file.exists() and self.process.poll() is None:
-            time.sleep(0.01)
+        # It writes its number when it listens.
+        if not select.select([ready], [], [], 10)[0]:
+            self.close()
+            raise RuntimeError("nbdkit does not listen")
+        os.close(ready)
 
     def close(self) -> None:
         """End it."""
