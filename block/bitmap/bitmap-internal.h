@@ -101,6 +101,8 @@ bool bitmap_mark(DirtyBitmap *bitmap, GError **error);
 
 uint64_t bitmap_size_bits(int64_t size, int shift);
 
+/* A clean bitmap for the list, in no list yet; `name` is copied. Fails when there is no memory. */
+DirtyBitmap *bitmap_new(BitmapList *list, const char *name, int64_t granularity, GError **error);
 DirtyBitmap *bitmap_ref(DirtyBitmap *bitmap);
 void bitmap_unref(DirtyBitmap *bitmap);
 

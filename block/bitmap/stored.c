@@ -16,24 +16,17 @@
 
 static DirtyBitmap *new_stored(BitmapList *list, const BitmapStored *stored, GError **error)
 {
-    int shift = __builtin_ctzll(stored->granularity);
-    HBitmap *bits = hbitmap_new(bitmap_size_bits(list->size, shift), error);
-    DirtyBitmap *bitmap;
+    DirtyBitmap *bitmap = bitmap_new(list, stored->name, stored->granularity, error);
 
-    if (!bits) {
+    if (!bitmap) {
         return NULL;
     }
-    bitmap = g_new0(DirtyBitmap, 1);
-    bitmap->refs = 1;
-    bitmap->name = g_strdup(stored->name);
-    bitmap->shift = shift;
     bitmap->state.enabled = stored->enabled && !stored->inconsistent;
     bitmap->state.read_only = stored->read_only;
     bitmap->state.inconsistent = stored->inconsistent != NULL;
     bitmap->reason = g_strdup(stored->inconsistent);
     bitmap->persistent = true;
     bitmap->deferred = !stored->inconsistent;
-    bitmap->bits = bits;
     return bitmap;
 }
 

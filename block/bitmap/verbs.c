@@ -78,8 +78,7 @@ static bool check_add(BitmapList *list, const BitmapAddOptions *options, int64_t
     return check_name(list, name, error);
 }
 
-static DirtyBitmap *new_bitmap(BitmapList *list, const BitmapAddOptions *options,
-                               int64_t granularity, GError **error)
+DirtyBitmap *bitmap_new(BitmapList *list, const char *name, int64_t granularity, GError **error)
 {
     int shift = __builtin_ctzll(granularity);
     HBitmap *bits = hbitmap_new(bitmap_size_bits(list->size, shift), error);
@@ -90,12 +89,23 @@ static DirtyBitmap *new_bitmap(BitmapList *list, const BitmapAddOptions *options
     }
     bitmap = g_new0(DirtyBitmap, 1);
     bitmap->refs = 1;
-    bitmap->name = g_strdup(options->name);
+    bitmap->name = g_strdup(name);
     bitmap->shift = shift;
+    bitmap->bits = bits;
+    return bitmap;
+}
+
+static DirtyBitmap *new_from_options(BitmapList *list, const BitmapAddOptions *options,
+                                     int64_t granularity, GError **error)
+{
+    DirtyBitmap *bitmap = bitmap_new(list, options->name, granularity, error);
+
+    if (!bitmap) {
+        return NULL;
+    }
     bitmap->state.enabled = !options->disabled;
     bitmap->persistent = options->persistent;
     atomic_init(&bitmap->marked, true); /* nothing is stored of it */
-    bitmap->bits = bits;
     return bitmap;
 }
 
@@ -131,7 +141,7 @@ DirtyBitmap *bitmap_add(BitmapList *list, const BitmapAddOptions *options, UndoS
     if (!check_add(list, options, granularity, error)) {
         return NULL;
     }
-    bitmap = new_bitmap(list, options, granularity, error);
+    bitmap = new_from_options(list, options, granularity, error);
     if (!bitmap) {
         return NULL;
     }
