@@ -57,7 +57,7 @@ void coroutine_fn copy_settle(CopyState *copy, int64_t offset, int64_t end);
 /* Write zeroes to the target unless they are there. */
 int coroutine_fn copy_write_zeroes(CopyState *copy, int64_t offset, int64_t bytes);
 
-/* Something was staged: see that it is written. */
+/* Something was staged: see that it is written, or dropped when writing has failed. */
 void copy_wake_writer(CopyState *copy);
 
 #endif

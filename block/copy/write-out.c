@@ -36,11 +36,17 @@ static void start_writer(CopyState *copy)
 
 void copy_wake_writer(CopyState *copy)
 {
+    bool failed;
+
     g_mutex_lock(&copy->lock);
-    if (!copy->writers && !copy->parked && !copy->write_failed) {
+    failed = copy->write_failed;
+    if (!copy->writers && !copy->parked && !failed) {
         start_writer(copy);
     }
     g_mutex_unlock(&copy->lock);
+    if (failed) {
+        staging_drop_all(copy->staging);
+    }
 }
 
 /* What to write next; false when this writer is not needed any more, and ends. */
@@ -99,13 +105,14 @@ static void adapt(CopyState *copy, int64_t took_ns)
     g_mutex_unlock(&copy->lock);
 }
 
-/* Readers learn that the view is lost before its bytes go. */
+/* Readers learn that the view is lost before its bytes go. What is staged from then on nobody
+ * writes out: whoever stages it drops it. */
 static void give_up(CopyState *copy, int ret)
 {
+    copy->failed_fn(copy->failed_opaque, ret);
     g_mutex_lock(&copy->lock);
     copy->write_failed = true;
     g_mutex_unlock(&copy->lock);
-    copy->failed_fn(copy->failed_opaque, ret);
     staging_drop_all(copy->staging);
 }
 

@@ -376,6 +376,29 @@ static void test_who_waits_for_room_goes_on_when_the_view_breaks(void)
     event_loop_free(loop);
 }
 
+/* Nobody would write it any more, and others would wait for its room. */
+static void test_what_is_read_as_the_view_breaks_does_not_stay(void)
+{
+    EventLoop *loop = event_loop_new("test", NULL);
+    AsyncWrite write;
+    Fixture f;
+
+    fixture_begin(&f, ROOM_FOR_ALL);
+    do_fill(f.guest, 0, CLUSTER, 0x99);
+    memory_disk_wait_held(f.target, 1);
+    memory_disk_hold(f.disk, false, true);
+    start_write(&write, loop, f.guest, 4 * CLUSTER, CLUSTER, 0x99);
+    memory_disk_wait_held(f.disk, 1);
+    atomic_store(&f.target->fail_writes, EIO);
+    memory_disk_hold(f.target, false, false);
+    wait_until_written(&f);
+    memory_disk_hold(f.disk, false, false);
+    g_assert_cmpint(finish_write(&write), ==, 0);
+    assert_state(&f, 2 * CLUSTER, 0, "Writing staged bytes failed: Input/output error");
+    fixture_done(&f);
+    event_loop_free(loop);
+}
+
 static void test_a_disk_that_cannot_be_read_stages_nothing(void)
 {
     Fixture f;
@@ -569,6 +592,7 @@ int main(int argc, char **argv)
     ADD(the_time_limit_breaks_the_view);
     ADD(a_failing_target_breaks_the_view);
     ADD(who_waits_for_room_goes_on_when_the_view_breaks);
+    ADD(what_is_read_as_the_view_breaks_does_not_stay);
     ADD(a_disk_that_cannot_be_read_stages_nothing);
     ADD(every_call_may_fail);
     ADD(drain_parks_what_is_staged);
