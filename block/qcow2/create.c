@@ -280,7 +280,7 @@ static uint8_t *refcounts(const Creation *creation)
 
 static int coroutine_fn write_at(BlockBackend *file, int64_t offset, void *bytes, size_t size)
 {
-    g_auto(IoVector) vec;
+    g_auto(IoVector) vec = { 0 };
 
     iov_init_buf(&vec, bytes, size);
     return backend_co_pwritev(file, offset, (int64_t)size, &vec, 0);

@@ -164,7 +164,7 @@ static void coroutine_fn touch(Use *use, int64_t offset)
 {
     g_autofree uint8_t *buf = g_malloc0(PIECE);
     int64_t bytes = MIN(PIECE, node_size(use->node) - offset);
-    g_auto(IoVector) vec;
+    g_auto(IoVector) vec = { 0 };
     BlockStatus status;
 
     if (offset < 0 || bytes <= 0) {

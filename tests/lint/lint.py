@@ -123,6 +123,15 @@ def check_words() -> Iterator[str]:
                 yield f"{name}:{number}: {content.strip()[:80]}"
 
 
+def check_cleanups() -> Iterator[str]:
+    """What is cleaned up automatically has a value from the beginning"""
+    bare = re.compile(r"^\s+g_auto(free\b|ptr\b|\()[^=;]*;$")
+    for name, text in sources(".c", ".h"):
+        for number, content in enumerate(text.splitlines(), 1):
+            if bare.match(content):
+                yield f"{name}:{number}: {content.strip()}"
+
+
 def check_binaries() -> Iterator[str]:
     """No binary files outside of fuzz corpora"""
     for name in FILES:
@@ -162,6 +171,7 @@ CHECKS: list[Callable[[], Iterator[str]]] = [
     check_licence,
     check_length,
     check_words,
+    check_cleanups,
     check_binaries,
     check_format,
     check_python_types,

@@ -78,7 +78,7 @@ static void random_step(Twin *twin)
         break;
     }
     case 2: {
-        g_auto(IoVector) slice;
+        g_auto(IoVector) slice = { 0 };
         g_autofree char *bytes = g_malloc(size + 1);
 
         iov_init(&slice);
@@ -135,7 +135,7 @@ static void small_vectors_need_no_heap(void)
 
 static void empty_pieces_are_dropped(void)
 {
-    g_auto(IoVector) vec;
+    g_auto(IoVector) vec = { 0 };
 
     iov_init_buf(&vec, NULL, 0);
     g_assert_cmpint(vec.n, ==, 0);
@@ -163,7 +163,7 @@ static void one_set_byte_is_seen_anywhere(void)
 static void alignment_of_each_piece(void)
 {
     _Alignas(512) static char bytes[2048];
-    g_auto(IoVector) vec;
+    g_auto(IoVector) vec = { 0 };
 
     iov_init_buf(&vec, bytes, 1024);
     g_assert_true(iov_is_aligned(&vec, 512));
