@@ -4,10 +4,12 @@
 
 The plain developer build runs all suites. The sanitizer builds run the suites where a fault of
 memory or of threads would show. Results are read from meson's JUnit files, where each TAP line is
-one test. The last line printed is `N passed, N failed, N skipped`, alone.
+one test; a program that times out or dies is one failed test more. What failed is named at the end,
+with the last words of its program. The last line printed is `N passed, N failed, N skipped`, alone.
 """
 
 import argparse
+import json
 import os
 import re
 import subprocess
@@ -18,6 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# How much of a failed program's output is shown with the summary.
+LAST_LINES = 12
 
 # Characters that XML cannot hold, though meson writes them.
 NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
@@ -97,6 +102,27 @@ def read_junit(path: Path, variant: str) -> Tally:
     return tally
 
 
+def last_words(entry: dict[str, object]) -> list[str]:
+    """The end of what a test program printed, indented."""
+    output = f"{entry.get('stdout') or ''}\n{entry.get('stderr') or ''}"
+    lines = [line for line in output.splitlines() if line.strip()]
+    return [f"    {line[:200]}" for line in lines[-LAST_LINES:]]
+
+
+def add_programs(tally: Tally, path: Path, variant: str) -> None:
+    """Name the programs that did not end well, which JUnit may not tell (a time-out, a crash)."""
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        entry = json.loads(line)
+        name, result = str(entry["name"]), str(entry["result"])
+        if result in ("OK", "SKIP", "EXPECTEDFAIL"):
+            continue
+        named = any(name in problem for problem in tally.problems)
+        if not named:
+            tally.failed += 1
+        tally.problems.append(f"[{variant}] {name}: {result} after {entry['duration']:.0f} s")
+        tally.problems += last_words(entry)
+
+
 def run(command: list[str], env: dict[str, str] | None = None, quiet: bool = True) -> int:
     """Run a command; its output is shown when it fails, or at once."""
     done = subprocess.run(
@@ -135,6 +161,7 @@ def test(variant: Variant) -> Tally:
     if not log.exists():
         return Tally(failed=1, problems=[f"[{variant.name}] meson test gave no results"])
     tally = read_junit(log, variant.name)
+    add_programs(tally, log.with_name("testlog.json"), variant.name)
     if code != 0 and tally.failed == 0:
         tally.failed += 1
         tally.problems.append(f"[{variant.name}] meson test ended with {code}")
@@ -164,7 +191,7 @@ def main() -> int:
     for skip in total.skips:
         print(f"skipped: {skip}")
     for problem in total.problems:
-        print(f"FAILED: {problem}")
+        print(problem if problem.startswith(" ") else f"FAILED: {problem}")
     print(f"{total.passed} passed, {total.failed} failed, {total.skipped} skipped")
     return 1 if total.failed or not total.passed else 0
 
