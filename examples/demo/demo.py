@@ -13,6 +13,7 @@ between two backups.
 import argparse
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,7 @@ DISK_SIZE = 512 << 20
 GUEST_FILE_SIZE = 64 << 20
 FILES = 4  # that guests write to: one guest, one file
 GUESTS = 2  # at a time
+DEADLINE_SECONDS = 10  # for the daemon to come up
 
 
 def make_disk(folder: Path) -> tuple[Path, list[Path]]:
@@ -79,15 +81,20 @@ class Machine:
     def start(self) -> None:
         """Start the daemon and export the disk."""
         control, server = self.folder / "qmp.sock", self.folder / "nbd.sock"
-        self._daemon = subprocess.Popen(
-            [str(self._program), "--chardev", f"socket,id=qmp,path={control},server=on,wait=off"]
-            + ["--monitor", "chardev=qmp"]
-        )
-        try:
-            self._set_up(Qmp(control, show=message), server)
-        except BaseException:
-            self._daemon.kill()
-            raise
+        control.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(control))
+            listening.listen()
+            listening.settimeout(DEADLINE_SECONDS)
+            self._daemon = subprocess.Popen(
+                [str(self._program), "--chardev", f"socket,id=qmp,path={control}"]
+                + ["--monitor", "chardev=qmp"]
+            )
+            try:
+                self._set_up(Qmp(listening.accept()[0], show=message), server)
+            except BaseException:
+                self._daemon.kill()
+                raise
 
     def _set_up(self, qmp: Qmp, server: Path) -> None:
         self.disk = Disk(qmp, "disk0", DISK_SIZE, server, self.folder)

@@ -3,8 +3,6 @@
 
 import json
 import socket
-import time
-from pathlib import Path
 from typing import Any
 
 
@@ -13,28 +11,15 @@ class QmpError(Exception):
 
 
 class Qmp:
-    """One QMP session over a unix socket. `show` receives a line for each message worth showing."""
+    """One QMP session over a connected socket. `show` receives a line for each message worth showing."""
 
-    def __init__(self, path: Path, show: Any = None, deadline: float = 10.0):
+    def __init__(self, connection: socket.socket, show: Any = None):
         self._show = show
-        self._socket = self._connect(path, time.monotonic() + deadline)
+        self._socket = connection
         self._stream = self._socket.makefile("rw", encoding="utf-8", newline="\n")
         self.greeting: dict[str, Any] = self._read()
         self.events: list[dict[str, Any]] = []
         self.run("qmp_capabilities", quiet=True)
-
-    @staticmethod
-    def _connect(path: Path, deadline: float) -> socket.socket:
-        while True:
-            connection = socket.socket(socket.AF_UNIX)
-            try:
-                connection.connect(str(path))
-                return connection
-            except (FileNotFoundError, ConnectionRefusedError):
-                connection.close()
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.02)
 
     def _read(self) -> dict[str, Any]:
         line = self._stream.readline()

@@ -64,23 +64,18 @@ class Daemon:
         self.name = name
         self.nbd_socket = folder / f"{name}.nbd"
         control = folder / f"{name}.qmp"
-        self.process = subprocess.Popen(
-            [program]
-            + ["--chardev", f"socket,id=qmp,path={control},server=on,wait=off"]
-            + ["--monitor", "chardev=qmp"]
-            + ["--nbd-server", f"addr.type=unix,addr.path={self.nbd_socket},max-connections=0"],
-            stderr=subprocess.DEVNULL if quiet else None,
-        )
-        self._socket = socket.socket(socket.AF_UNIX)
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                self._socket.connect(str(control))
-                break
-            except (FileNotFoundError, ConnectionRefusedError):
-                if time.monotonic() > deadline or self.process.poll() is not None:
-                    raise
-                time.sleep(0.01)
+        # The bench listens and the daemon connects, so there is nothing to wait for.
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(control))
+            listening.listen()
+            listening.settimeout(10)
+            self.process = subprocess.Popen(
+                [program]
+                + ["--chardev", f"socket,id=qmp,path={control}", "--monitor", "chardev=qmp"]
+                + ["--nbd-server", f"addr.type=unix,addr.path={self.nbd_socket},max-connections=0"],
+                stderr=subprocess.DEVNULL if quiet else None,
+            )
+            self._socket = listening.accept()[0]
         self._buffer = b""
         self._events: set[str] = set()
         self._line()
