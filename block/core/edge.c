@@ -349,12 +349,27 @@ bool node_replace(BlockNode *from, BlockNode *to, UndoStack *undo, GError **erro
 
 /* --- what parents take over from their children --- */
 
+void node_take_file_limits(BlockNode *node)
+{
+    const BlockLimits *file = &node->file->node->limits;
+
+    node->limits = (BlockLimits){
+        .request_alignment = 1,
+        .memory_alignment = file->memory_alignment,
+        .optimal_transfer = file->optimal_transfer,
+        .read_flags = file->read_flags,
+        .write_flags = REQ_WRITE_UNCHANGED | (file->write_flags & REQ_FUA),
+        .zero_flags =
+            REQ_WRITE_UNCHANGED | REQ_MAY_UNMAP | REQ_NO_FALLBACK | (file->zero_flags & REQ_FUA),
+    };
+}
+
 static void refresh_limits(BlockNode *node)
 {
     if (node->driver->refresh_limits) {
         node->driver->refresh_limits(node);
     } else if (node->file) {
-        node->limits = node->file->node->limits;
+        node_take_file_limits(node);
     }
 }
 

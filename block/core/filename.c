@@ -15,34 +15,10 @@
 #define NAME_MAX_BYTES 4095 /* longer ones end in "..." */
 #define NAME_NODES     200  /* enough to fill that */
 
-/* Options that do not decide which bytes are seen. */
-static bool is_weak(const char *name)
+static bool is_weak(const BlockDriver *driver, const char *name)
 {
-    static const char *const weak[] = {
-        "aio",
-        "aio-max-batch",
-        "drop-cache",
-        "locking",
-        "x-check-cache-dropped",
-        "pr-manager",
-        "cbw-timeout",
-        "on-cbw-error",
-        "take-child-perms",
-        "unshare-child-perms",
-        "lazy-refcounts",
-        "pass-discard-request",
-        "pass-discard-snapshot",
-        "pass-discard-other",
-        "overlap-check",
-        "cache-size",
-        "l2-cache-size",
-        "l2-cache-entry-size",
-        "refcount-cache-size",
-        "cache-clean-interval",
-        NULL,
-    };
-
-    return g_strv_contains((const gchar *const *)weak, name);
+    return driver->weak_options &&
+           g_strv_contains((const gchar *const *)driver->weak_options, name);
 }
 
 /* An image that is told to have no backing file, though its header names one. */
@@ -75,7 +51,7 @@ static json_t *full_options(const BlockNode *node, unsigned *budget)
             json_object_set_new(full, name, full_options(child->node, budget));
         } else if (iter.member->type == &qapi_type_BlockdevRefOrNull) {
             add_no_backing(full, node);
-        } else if (!iter.is_child && !is_weak(name)) {
+        } else if (!iter.is_child && !is_weak(node->driver, name)) {
             option_add_flat(full, &iter);
         }
     }
@@ -91,7 +67,8 @@ static bool has_own_options(const BlockNode *node)
     }
     option_iter_init(&iter, node->options);
     while (option_iter_next(&iter)) {
-        json_t *value = iter.is_child || is_weak(iter.member->name) ? NULL : option_value(&iter);
+        bool weak = iter.is_child || is_weak(node->driver, iter.member->name);
+        json_t *value = weak ? NULL : option_value(&iter);
 
         json_decref(value);
         if (value) {

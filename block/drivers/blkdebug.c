@@ -330,11 +330,14 @@ static void blkdebug_drain_end(BlockNode *node)
     blkdebug_rules_quiet(&blkdebug->rules, false);
 }
 
+static const char *const weak_options[] = { "take-child-perms", "unshare-child-perms", NULL };
+
 static const BlockDriver blkdebug_driver = {
     .name = "blkdebug",
     .state_size = sizeof(BlkdebugState),
     .is_filter = true,
     .named_by_options = true,
+    .weak_options = weak_options,
     .open = blkdebug_open,
     .close = blkdebug_close,
     .reopen_prepare = blkdebug_reopen_prepare,

@@ -323,10 +323,13 @@ static int64_t file_allocated_size(BlockNode *node)
     return fstat(file->fd, &st) < 0 ? -errno : (int64_t)st.st_blocks * 512;
 }
 
+static const char *const weak_options[] = { "aio", "locking", NULL };
+
 static const BlockDriver file_driver = {
     .name = "file",
     .state_size = sizeof(FileState),
     .is_protocol = true,
+    .weak_options = weak_options,
     .reports_dirty_flag = true,
     .open = file_open,
     .close = file_close,
@@ -349,6 +352,7 @@ static const BlockDriver host_device_driver = {
     .name = "host_device",
     .state_size = sizeof(FileState),
     .is_protocol = true,
+    .weak_options = weak_options,
     .reports_dirty_flag = true,
     .open = device_open,
     .close = file_close,

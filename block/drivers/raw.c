@@ -114,22 +114,6 @@ static bool raw_can_grow(const BlockNode *node)
     return !raw->has_size && node_can_grow(node->file->node);
 }
 
-/* The file splits and aligns; what passes here needs neither. */
-static void raw_refresh_limits(BlockNode *node)
-{
-    const BlockLimits *file = &node->file->node->limits;
-
-    node->limits = (BlockLimits){
-        .request_alignment = 1,
-        .memory_alignment = file->memory_alignment,
-        .optimal_transfer = file->optimal_transfer,
-        .read_flags = file->read_flags,
-        .write_flags = REQ_WRITE_UNCHANGED | (file->write_flags & REQ_FUA),
-        .zero_flags =
-            REQ_WRITE_UNCHANGED | REQ_MAY_UNMAP | REQ_NO_FALLBACK | (file->zero_flags & REQ_FUA),
-    };
-}
-
 typedef struct WindowChange {
     BlockNode *node;
     RawState old;
@@ -245,7 +229,6 @@ static const BlockDriver raw_driver = {
     .co_truncate = raw_co_truncate,
     .current_size = raw_current_size,
     .can_grow = raw_can_grow,
-    .refresh_limits = raw_refresh_limits,
 };
 
 void raw_driver_register(void)

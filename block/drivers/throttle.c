@@ -29,22 +29,6 @@ static void throttle_close(BlockNode *node)
     throttle_member_leave(node->state);
 }
 
-/* The file splits and aligns. */
-static void throttle_refresh_limits(BlockNode *node)
-{
-    const BlockLimits *file = &node->file->node->limits;
-
-    node->limits = (BlockLimits){
-        .request_alignment = 1,
-        .memory_alignment = file->memory_alignment,
-        .optimal_transfer = file->optimal_transfer,
-        .read_flags = file->read_flags,
-        .write_flags = REQ_WRITE_UNCHANGED | (file->write_flags & REQ_FUA),
-        .zero_flags =
-            REQ_WRITE_UNCHANGED | REQ_MAY_UNMAP | REQ_NO_FALLBACK | (file->zero_flags & REQ_FUA),
-    };
-}
-
 /* --- another group --- */
 
 /* Nobody waits, since the node is drained; and it stays open in the new group. */
@@ -133,7 +117,6 @@ static const BlockDriver throttle_driver = {
     .open = throttle_open,
     .close = throttle_close,
     .reopen_prepare = throttle_reopen_prepare,
-    .refresh_limits = throttle_refresh_limits,
     .co_preadv = throttle_co_preadv,
     .co_pwritev = throttle_co_pwritev,
     .co_pwrite_zeroes = throttle_co_pwrite_zeroes,

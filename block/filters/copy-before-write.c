@@ -165,16 +165,9 @@ static void cbw_child_perm(BlockNode *node, BlockChild *child, unsigned perm, un
 
 static void cbw_refresh_limits(BlockNode *node)
 {
-    const BlockLimits *file = &node->file->node->limits;
-
-    node->limits = (BlockLimits){
-        .request_alignment = 1,
-        .memory_alignment = file->memory_alignment,
-        .optimal_transfer = file->optimal_transfer,
-        .read_flags = file->read_flags,
-        .write_flags = REQ_FUA | REQ_WRITE_UNCHANGED,
-        .zero_flags = REQ_FUA | REQ_WRITE_UNCHANGED | REQ_MAY_UNMAP | REQ_NO_FALLBACK,
-    };
+    node_take_file_limits(node);
+    node->limits.write_flags |= REQ_FUA;
+    node->limits.zero_flags |= REQ_FUA;
 }
 
 /* --- the guest --- */
@@ -226,10 +219,13 @@ static int coroutine_fn cbw_co_truncate(BlockNode *node, int64_t size, GError **
     return ret;
 }
 
+static const char *const weak_options[] = { "cbw-timeout", "on-cbw-error", NULL };
+
 static const BlockDriver copy_before_write_driver = {
     .name = "copy-before-write",
     .state_size = sizeof(CbwState),
     .is_filter = true,
+    .weak_options = weak_options,
     .open = cbw_open,
     .close = cbw_close,
     .child_perm = cbw_child_perm,

@@ -16,7 +16,8 @@
 #define REFCOUNT_CACHE_CLUSTERS 4
 #define CLEAN_INTERVAL_DEFAULT  600
 
-const char *const qcow2_reopen_options[] = {
+/* They may be changed at any time, and none decides which bytes are seen. */
+const char *const qcow2_runtime_options[] = {
     "lazy-refcounts",
     "pass-discard-request",
     "pass-discard-snapshot",

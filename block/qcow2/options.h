@@ -8,7 +8,7 @@
 #include "qcow2.h"
 
 /* What options can be reopened with. */
-extern const char *const qcow2_reopen_options[];
+extern const char *const qcow2_runtime_options[];
 
 /* The options in force for an image with q's header. `discard_unmap`: the node passes discards on.
  * Writes nothing but `ret`, and that only on success. */

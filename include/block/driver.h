@@ -40,6 +40,9 @@ struct BlockDriver {
     /* Options of its own, beyond the common ones and the children, that blockdev-reopen may
      * change; ends with NULL. NULL: none. */
     const char *const *reopen_options;
+    /* Those of its own options that do not decide which bytes are seen: names made of options leave
+     * them out. Ends with NULL. NULL: none. */
+    const char *const *weak_options;
 
     /* Protocols: the options that a name "DRIVER:..." stands for. NULL: there are no such names. */
     BlockdevOptions *(*parse_name)(const char *name, GError **error);
@@ -91,8 +94,8 @@ struct BlockDriver {
      * they come through an edge with the resize permission, and what lies between the old end and
      * the range reads as zeroes then. NULL: filters as their child, others not. Any thread. */
     bool (*can_grow)(const BlockNode *node);
-    /* Limits from the children's, after opening and when they change. NULL: the `file` child's, or
-     * what open set when there is none. */
+    /* Limits from the children's, after opening and when they change. NULL:
+     * node_take_file_limits(), or what open set when there is no `file` child. */
     void (*refresh_limits)(BlockNode *node);
 
     /* The frozen view that a copy-before-write node keeps; only such nodes have these. */
@@ -165,6 +168,9 @@ static inline void coroutine_fn node_debug_event(BlockNode *node, BlkdebugEvent 
         node->driver->co_debug_event(node, event);
     }
 }
+
+/* For drivers that pass requests on: the limits of a node whose `file` child splits and aligns. */
+void node_take_file_limits(BlockNode *node);
 
 /* For drivers: set the size in bytes, also of the node's bitmaps. Drained or while opening. */
 void node_set_size(BlockNode *node, int64_t size);
