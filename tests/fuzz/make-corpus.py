@@ -7,6 +7,7 @@
 FOLDER/TARGET/ then holds one file a seed. The same seeds come out every time.
 """
 
+import functools
 import shutil
 import struct
 import sys
@@ -73,23 +74,14 @@ def request(
     flags: int = 0,
     cookie: int = 1,
     payload: bytes = b"",
+    wide: bool = False,
 ) -> bytes:
-    """A compact request."""
-    head = struct.pack(">IHHQQI", REQUEST_MAGIC, flags, command, cookie, offset, length)
-    return head + payload
+    """A request with a compact header, or with an extended one."""
+    layout, magic = (">IHHQQQ", EXTENDED_REQUEST_MAGIC) if wide else (">IHHQQI", REQUEST_MAGIC)
+    return struct.pack(layout, magic, flags, command, cookie, offset, length) + payload
 
 
-def extended(
-    command: int,
-    offset: int = 0,
-    length: int = 0,
-    flags: int = 0,
-    cookie: int = 1,
-    payload: bytes = b"",
-) -> bytes:
-    """A request with extended headers."""
-    head = struct.pack(">IHHQQQ", EXTENDED_REQUEST_MAGIC, flags, command, cookie, offset, length)
-    return head + payload
+extended = functools.partial(request, wide=True)
 
 
 # --- NBD: negotiation ---

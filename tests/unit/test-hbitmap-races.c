@@ -6,6 +6,7 @@
  * each step that matters the running thread may let others go first. The tests repeat short
  * encounters of a few threads, each aimed at an invariant of util/hbitmap.c, very often.
  */
+#include "sanitized.h"
 #include "util/hbitmap.h"
 
 #include <inttypes.h>
@@ -13,17 +14,6 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
 
 #define PAGE_BITS UINT64_C(32768)
 #define DIR_BITS  (UINT64_C(512) * PAGE_BITS)

@@ -7,23 +7,13 @@
  * exact. The folding tests log each bit after it was set and demand of every fold
  * what was logged before it began. Meant for the sanitizers as well.
  */
+#include "sanitized.h"
 #include "util/hbitmap.h"
 
 #include <inttypes.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
 
 #define PAGE_BITS UINT64_C(32768)
 #define DIR_BITS  (UINT64_C(512) * PAGE_BITS)

@@ -8,22 +8,12 @@
  * pages and directories, and so do most of the positions. A world reports the first
  * difference; that it can is shown by worlds whose twin has a bit flipped on purpose.
  */
+#include "sanitized.h"
 #include "util/hbitmap.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
 
 #define PAGE_BITS UINT64_C(32768)
 #define DIR_BITS  (UINT64_C(512) * PAGE_BITS)
