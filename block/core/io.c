@@ -337,7 +337,8 @@ int coroutine_fn child_co_flush(BlockChild *child)
     return ret;
 }
 
-int coroutine_fn child_co_truncate(BlockChild *child, int64_t size, GError **error)
+int coroutine_fn child_co_truncate(BlockChild *child, int64_t size, PreallocMode prealloc,
+                                   GError **error)
 {
     BlockNode *node = child->node;
     int ret;
@@ -356,9 +357,9 @@ int coroutine_fn child_co_truncate(BlockChild *child, int64_t size, GError **err
         return ret;
     }
     if (node->driver->co_truncate) {
-        ret = node->driver->co_truncate(node, size, error);
+        ret = node->driver->co_truncate(node, size, prealloc, error);
     } else if (node->driver->is_filter && node->file) {
-        ret = child_co_truncate(node->file, size, error);
+        ret = child_co_truncate(node->file, size, prealloc, error);
         if (ret == 0) {
             node_set_size(node, node_size(node->file->node));
         }

@@ -46,6 +46,7 @@ static bool check_bitmaps(BlockNode *node, int64_t size, GError **error)
 typedef struct Truncate {
     BlockChild *child;
     int64_t size;
+    PreallocMode prealloc;
     bool ok;
     GError **error;
 } Truncate;
@@ -54,12 +55,14 @@ static void coroutine_fn truncate_entry(void *opaque)
 {
     Truncate *truncate = opaque;
 
-    truncate->ok = child_co_truncate(truncate->child, truncate->size, truncate->error) == 0;
+    truncate->ok = child_co_truncate(truncate->child, truncate->size, truncate->prealloc,
+                                     truncate->error) == 0;
 }
 
-static bool truncate_drained(BlockBackend *backend, int64_t size, GError **error)
+static bool truncate_drained(BlockBackend *backend, int64_t size, PreallocMode prealloc,
+                             GError **error)
 {
-    Truncate truncate = { backend->root, size, false, error };
+    Truncate truncate = { backend->root, size, prealloc, false, error };
 
     if (!check_bitmaps(backend->root->node, size, error)) {
         return false;
@@ -68,7 +71,7 @@ static bool truncate_drained(BlockBackend *backend, int64_t size, GError **error
     return truncate.ok;
 }
 
-bool node_resize(BlockNode *node, int64_t size, GError **error)
+bool node_resize_preallocated(BlockNode *node, int64_t size, PreallocMode prealloc, GError **error)
 {
     BlockBackend *backend;
     bool ok = false;
@@ -86,9 +89,14 @@ bool node_resize(BlockNode *node, int64_t size, GError **error)
     if (backend_attach(backend, node, error)) {
         DrainSection *section = drain_begin_below(&node, 1);
 
-        ok = truncate_drained(backend, size, error);
+        ok = truncate_drained(backend, size, prealloc, error);
         drain_end(section);
     }
     backend_free(backend);
     return ok;
+}
+
+bool node_resize(BlockNode *node, int64_t size, GError **error)
+{
+    return node_resize_preallocated(node, size, PREALLOC_MODE_OFF, error);
 }

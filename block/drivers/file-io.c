@@ -86,7 +86,8 @@ int coroutine_fn file_co_pwritev(BlockNode *node, int64_t offset, int64_t bytes,
     return ret < 0 ? (int)ret : 0;
 }
 
-/* fallocate(), which is not asked again for what storage once said it cannot do. */
+/* fallocate(), which is not asked again for what storage once said it cannot do. It never makes a
+ * file shorter. */
 static int coroutine_fn allocate(FileState *file, int mode, atomic_bool *refused, int64_t offset,
                                  int64_t bytes)
 {
@@ -95,7 +96,7 @@ static int coroutine_fn allocate(FileState *file, int mode, atomic_bool *refused
     if (atomic_load_explicit(refused, memory_order_relaxed)) {
         return -ENOTSUP;
     }
-    ret = co_io_fallocate(file->fd, mode | FALLOC_FL_KEEP_SIZE, offset, bytes);
+    ret = co_io_fallocate(file->fd, mode, offset, bytes);
     if (ret == -EOPNOTSUPP || ret == -ENOSYS || ret == -ENODEV || ret == -EINVAL) {
         atomic_store(refused, true);
         return -ENOTSUP;
@@ -103,7 +104,7 @@ static int coroutine_fn allocate(FileState *file, int mode, atomic_bool *refused
     return ret;
 }
 
-/* Make the file reach as far as a zero-write that ends at `end`, by its last block, since two
+/* Make the file reach as far as a hole that was punched up to `end`, by its last block, since two
  * requests that set the size could make the file shorter than one of them wanted. */
 static int coroutine_fn extend(BlockNode *node, int64_t end)
 {
@@ -123,20 +124,24 @@ int coroutine_fn file_co_pwrite_zeroes(BlockNode *node, int64_t offset, int64_t 
                                        unsigned flags)
 {
     FileState *file = node->state;
+    bool beyond = offset + bytes > node_size(node);
     int ret = -ENOTSUP;
 
     if (file->device && !is_aligned(offset | bytes, file->sector)) {
         return -ENOTSUP;
     }
     if (flags & REQ_MAY_UNMAP) {
-        ret = allocate(file, FALLOC_FL_PUNCH_HOLE, &file->no_punch_hole, offset, bytes);
+        ret = allocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, &file->no_punch_hole,
+                       offset, bytes);
+        if (ret == 0 && beyond) {
+            ret = extend(node, offset + bytes);
+        }
     }
     /* A device may well write zeroes one by one when it must not unmap. */
     if (ret == -ENOTSUP && !(file->device && (flags & REQ_NO_FALLBACK))) {
-        ret = allocate(file, FALLOC_FL_ZERO_RANGE, &file->no_zero_range, offset, bytes);
-    }
-    if (ret == 0 && offset + bytes > node_size(node)) {
-        ret = extend(node, offset + bytes);
+        int keep = beyond ? 0 : FALLOC_FL_KEEP_SIZE;
+
+        ret = allocate(file, FALLOC_FL_ZERO_RANGE | keep, &file->no_zero_range, offset, bytes);
     }
     file_forget_data(file);
     return ret;
@@ -165,7 +170,8 @@ int coroutine_fn file_co_pdiscard(BlockNode *node, int64_t offset, int64_t bytes
         ret = co_run_in_worker(discard_device, &discard);
         return ret == -EOPNOTSUPP || ret == -ENOTTY ? -ENOTSUP : ret;
     }
-    ret = allocate(file, FALLOC_FL_PUNCH_HOLE, &file->no_punch_hole, offset, bytes);
+    ret = allocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, &file->no_punch_hole, offset,
+                   bytes);
     file_forget_data(file);
     return ret;
 }

@@ -265,6 +265,7 @@ static bool device_open(BlockNode *node, const BlockdevOptions *options, GError 
 typedef struct Truncate {
     FileState *file;
     int64_t size;
+    PreallocMode prealloc;
     GError **error;
 } Truncate;
 
@@ -278,13 +279,15 @@ static int truncate_file(void *opaque)
                            truncate->file->path);
         return now;
     }
-    return file_resize(truncate->file->fd, now, truncate->size, PREALLOC_MODE_OFF, truncate->error);
+    return file_resize(truncate->file->fd, now, truncate->size, truncate->prealloc,
+                       truncate->error);
 }
 
-static int coroutine_fn file_co_truncate(BlockNode *node, int64_t size, GError **error)
+static int coroutine_fn file_co_truncate(BlockNode *node, int64_t size, PreallocMode prealloc,
+                                         GError **error)
 {
     FileState *file = node->state;
-    Truncate truncate = { file, size, error };
+    Truncate truncate = { file, size, prealloc, error };
     int ret = co_run_in_worker(truncate_file, &truncate);
 
     file_forget_data(file);
@@ -295,13 +298,19 @@ static int coroutine_fn file_co_truncate(BlockNode *node, int64_t size, GError *
 }
 
 /* A device has the size it has; a smaller disk may be put on it. */
-static int coroutine_fn device_co_truncate(BlockNode *node, int64_t size, GError **error)
+static int coroutine_fn device_co_truncate(BlockNode *node, int64_t size, PreallocMode prealloc,
+                                           GError **error)
 {
     int64_t now = file_storage_size(node->state);
 
     if (now < 0) {
         merino_error_errno(error, -now, "Failed to get the size of the device");
         return now;
+    }
+    if (prealloc != PREALLOC_MODE_OFF) {
+        merino_error(error, "Preallocation mode '%s' unsupported for this non-regular file",
+                     PreallocMode_str(prealloc));
+        return -ENOTSUP;
     }
     if (size > now) {
         merino_error(error, "Cannot grow device files");

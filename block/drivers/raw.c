@@ -152,7 +152,8 @@ static bool raw_reopen_prepare(ReopenState *state, UndoStack *undo, GError **err
     return true;
 }
 
-static int coroutine_fn raw_co_truncate(BlockNode *node, int64_t size, GError **error)
+static int coroutine_fn raw_co_truncate(BlockNode *node, int64_t size, PreallocMode prealloc,
+                                        GError **error)
 {
     const RawState *raw = node->state;
     int ret;
@@ -165,7 +166,7 @@ static int coroutine_fn raw_co_truncate(BlockNode *node, int64_t size, GError **
         merino_error(error, "Disk size too large for the chosen offset");
         return -EINVAL;
     }
-    ret = child_co_truncate(node->file, raw->offset + size, error);
+    ret = child_co_truncate(node->file, raw->offset + size, prealloc, error);
     if (ret == 0) {
         node_set_size(node, raw_current_size(node));
     }

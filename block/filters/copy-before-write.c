@@ -202,7 +202,8 @@ static int coroutine_fn cbw_co_pdiscard(BlockNode *node, int64_t offset, int64_t
 }
 
 /* The disk may grow beyond the view. To shrink it would be a write that we cannot copy before. */
-static int coroutine_fn cbw_co_truncate(BlockNode *node, int64_t size, GError **error)
+static int coroutine_fn cbw_co_truncate(BlockNode *node, int64_t size, PreallocMode prealloc,
+                                        GError **error)
 {
     CbwState *cbw = node->state;
     int ret;
@@ -212,7 +213,7 @@ static int coroutine_fn cbw_co_truncate(BlockNode *node, int64_t size, GError **
                      node->node_name);
         return -ENOTSUP;
     }
-    ret = child_co_truncate(node->file, size, error);
+    ret = child_co_truncate(node->file, size, prealloc, error);
     if (ret == 0) {
         node_set_size(node, node_size(node->file->node));
     }

@@ -303,7 +303,8 @@ int coroutine_fn qcow2_co_pdiscard(BlockNode *node, int64_t offset, int64_t byte
 int coroutine_fn qcow2_co_flush(BlockNode *node);
 int coroutine_fn qcow2_co_block_status(BlockNode *node, int64_t offset, int64_t bytes,
                                        BlockStatus *ret_status);
-int coroutine_fn qcow2_co_truncate(BlockNode *node, int64_t size, GError **error);
+int coroutine_fn qcow2_co_truncate(BlockNode *node, int64_t size, PreallocMode prealloc,
+                                   GError **error);
 
 /* Grow or shrink, with so much made ready for the new part. Drained. */
 int coroutine_fn qcow2_resize(Qcow2 *q, int64_t size, PreallocMode prealloc, GError **error);

@@ -163,7 +163,23 @@ static int coroutine_fn fill_places(Qcow2 *q, int64_t host, int64_t bytes, bool 
     }
 }
 
-static int coroutine_fn link_places(Qcow2 *q, int64_t guest, int64_t host, int64_t bytes)
+/* What the entry says once it has a place. Subclusters that nobody wrote to stay unallocated, and
+ * zeroes stay zeroes where nothing but the tables is asked for. */
+static void set_place(Qcow2 *q, Qcow2Entry *entry, int64_t host, PreallocMode mode)
+{
+    uint64_t value = (uint64_t)host | QCOW2_COPIED;
+    uint64_t bitmap = entry->bitmap;
+
+    if (mode != PREALLOC_MODE_METADATA) {
+        bitmap >>= 32; /* from zeroes to data */
+    } else if (q->subclusters == 1) {
+        value |= entry->entry & QCOW2_L2_ZERO;
+    }
+    qcow2_entry_set(q, entry, value, bitmap, QCOW2_DISCARD_NEVER);
+}
+
+static int coroutine_fn link_places(Qcow2 *q, int64_t guest, int64_t host, int64_t bytes,
+                                    PreallocMode mode)
 {
     Qcow2Entry entry;
     int ret = qcow2_entry_lock(q, guest, &entry);
@@ -175,8 +191,7 @@ static int coroutine_fn link_places(Qcow2 *q, int64_t guest, int64_t host, int64
         if (at > 0) {
             qcow2_entry_next(q, &entry);
         }
-        qcow2_entry_set(q, &entry, (uint64_t)(host + at) | QCOW2_COPIED, UINT32_MAX,
-                        QCOW2_DISCARD_NEVER);
+        set_place(q, &entry, host + at, mode);
     }
     g_mutex_unlock(&q->table_lock);
     return 0;
@@ -199,7 +214,7 @@ static int64_t coroutine_fn preallocate_run(Qcow2 *q, int64_t guest, int64_t sto
     }
     ret = fill_places(q, host, n, fresh, mode);
     co_mutex_lock(&q->lock);
-    ret = ret ? ret : link_places(q, guest, host, n);
+    ret = ret ? ret : link_places(q, guest, host, n, mode);
     if (ret < 0 && !has_data_file(q)) {
         qcow2_unalloc(q, host, n);
     }
@@ -216,7 +231,7 @@ static int coroutine_fn extend_file(Qcow2 *q, int64_t guest_end)
     if (node_size(q->data_file->node) >= end) {
         return 0;
     }
-    return child_co_truncate(q->data_file, end, NULL);
+    return child_co_truncate(q->data_file, end, PREALLOC_MODE_OFF, NULL);
 }
 
 int coroutine_fn qcow2_preallocate(Qcow2 *q, int64_t offset, int64_t bytes, PreallocMode prealloc,
@@ -289,9 +304,71 @@ static int coroutine_fn set_header_size(Qcow2 *q, int64_t size, GError **error)
     return ret;
 }
 
-static int coroutine_fn resize_raw_data(Qcow2 *q, int64_t size, GError **error)
+static int coroutine_fn shrink_data_file(Qcow2 *q, int64_t size, GError **error)
 {
-    return data_file_is_raw(q) ? child_co_truncate(q->data_file, size, error) : 0;
+    return has_data_file(q) ? child_co_truncate(q->data_file, size, PREALLOC_MODE_OFF, error) : 0;
+}
+
+/* An external data file is as long as the disk; one that was longer from the beginning stays so, if
+ * it is not raw. Then what lies there is nobody's, and must not show in clusters that are
+ * allocated without being written. */
+static int coroutine_fn grow_data_file(Qcow2 *q, int64_t old_size, int64_t size,
+                                       PreallocMode prealloc, GError **error)
+{
+    int64_t now = node_size(q->data_file->node);
+    int ret = 0;
+
+    if (!has_data_file(q)) {
+        return 0;
+    }
+    if (data_file_is_raw(q)) {
+        return child_co_truncate(q->data_file, size, PREALLOC_MODE_OFF, error);
+    }
+    if (prealloc != PREALLOC_MODE_OFF && now > old_size) {
+        ret = child_co_pwrite_zeroes(q->data_file, old_size, MIN(size, now) - old_size,
+                                     REQ_MAY_UNMAP);
+        if (ret < 0) {
+            merino_error_errno(error, -ret, "Failed to zero out the new area");
+            return ret;
+        }
+    }
+    return now < size ? child_co_truncate(q->data_file, size, PREALLOC_MODE_OFF, error) : 0;
+}
+
+/* Where preallocation begins, or -errno. The last cluster belongs to it as well: it keeps what it
+ * holds, and gets a place now where it has none. */
+static int64_t coroutine_fn preallocate_from(Qcow2 *q, int64_t old_size, int64_t size)
+{
+    int64_t start = cluster_start(q, old_size);
+    int64_t end = MIN(size, start + q->cluster_size);
+    int64_t without_place = qcow2_run_without_place(q, start, start + 1);
+    int ret;
+
+    if (without_place <= 0) {
+        return without_place < 0 ? without_place : end;
+    }
+    ret = qcow2_range_is_zero(q, start, old_size - start);
+    if (ret == 0) {
+        ret = qcow2_write_zero_data(q, old_size, end - old_size, 0);
+        start = end;
+    }
+    return ret < 0 ? ret : start;
+}
+
+static int coroutine_fn preallocate_new(Qcow2 *q, int64_t old_size, int64_t size,
+                                        PreallocMode prealloc, GError **error)
+{
+    int64_t start;
+
+    if (prealloc == PREALLOC_MODE_OFF) {
+        return 0;
+    }
+    start = preallocate_from(q, old_size, size);
+    if (start < 0) {
+        merino_error_errno(error, (int)-start, "Could not preallocate clusters");
+        return (int)start;
+    }
+    return qcow2_preallocate(q, start, size - start, prealloc, error);
 }
 
 static int coroutine_fn grow(Qcow2 *q, int64_t old_size, int64_t size, PreallocMode prealloc,
@@ -308,8 +385,8 @@ static int coroutine_fn grow(Qcow2 *q, int64_t old_size, int64_t size, PreallocM
         merino_error_errno(error, -ret, "Failed to zero out the new area");
         return ret;
     }
-    ret = resize_raw_data(q, size, error);
-    ret = ret ? ret : qcow2_preallocate(q, old_size, size - old_size, prealloc, error);
+    ret = grow_data_file(q, old_size, size, prealloc, error);
+    ret = ret ? ret : preallocate_new(q, old_size, size, prealloc, error);
     return ret ? ret : set_header_size(q, size, error);
 }
 
@@ -343,8 +420,8 @@ static void coroutine_fn cut_file(Qcow2 *q)
         clusters--;
     }
     co_mutex_unlock(&q->lock);
-    if (clusters == 0 ||
-        child_co_truncate(q->node->file, clusters << q->header.cluster_bits, NULL) < 0) {
+    if (clusters == 0 || child_co_truncate(q->node->file, clusters << q->header.cluster_bits,
+                                           PREALLOC_MODE_OFF, NULL) < 0) {
         return;
     }
     atomic_store(&q->meta_end, clusters << q->header.cluster_bits);
@@ -368,7 +445,7 @@ static int coroutine_fn shrink(Qcow2 *q, int64_t old_size, int64_t size, GError 
         return ret;
     }
     ret = set_header_size(q, size, error);
-    ret = ret ? ret : resize_raw_data(q, size, error);
+    ret = ret ? ret : shrink_data_file(q, size, error);
     if (ret == 0 && qcow2_writeback(q) == 0) {
         cut_file(q);
     }
@@ -405,7 +482,8 @@ int coroutine_fn qcow2_resize(Qcow2 *q, int64_t size, PreallocMode prealloc, GEr
     return ret;
 }
 
-int coroutine_fn qcow2_co_truncate(BlockNode *node, int64_t size, GError **error)
+int coroutine_fn qcow2_co_truncate(BlockNode *node, int64_t size, PreallocMode prealloc,
+                                   GError **error)
 {
-    return qcow2_resize(node->state, size, PREALLOC_MODE_OFF, error);
+    return qcow2_resize(node->state, size, prealloc, error);
 }

@@ -82,9 +82,11 @@ struct BlockDriver {
      * BLOCK_STATUS_* and the length it holds for, at least one byte. */
     int coroutine_fn (*co_block_status)(BlockNode *node, int64_t offset, int64_t bytes,
                                         BlockStatus *ret_status);
-    /* Grow or shrink; NULL: passed to the filtered child, else refused. Ends with node_set_size().
-     */
-    int coroutine_fn (*co_truncate)(BlockNode *node, int64_t size, GError **error);
+    /* Grow or shrink, with what is new allocated as `prealloc` says: always off when shrinking; a
+     * mode that it has not is refused in words. NULL: passed to the filtered child, else refused.
+     * Ends with node_set_size(). */
+    int coroutine_fn (*co_truncate)(BlockNode *node, int64_t size, PreallocMode prealloc,
+                                    GError **error);
 
     /* The node's size as storage or its `file` child has it now, or -errno; a filter's is its
      * child's. NULL: it changes only by co_truncate. With a `file` child it is asked in requests

@@ -57,7 +57,8 @@ int coroutine_fn child_co_pwrite_zeroes(BlockChild *child, int64_t offset, int64
                                         unsigned flags);
 int coroutine_fn child_co_pdiscard(BlockChild *child, int64_t offset, int64_t bytes);
 int coroutine_fn child_co_flush(BlockChild *child);
-int coroutine_fn child_co_truncate(BlockChild *child, int64_t size, GError **error);
+int coroutine_fn child_co_truncate(BlockChild *child, int64_t size, PreallocMode prealloc,
+                                   GError **error);
 
 /* Plain-buffer forms. */
 int coroutine_fn child_co_pread(BlockChild *child, int64_t offset, int64_t bytes, void *buf);

@@ -150,6 +150,8 @@ bool node_reopen(const BlockdevOptionsList *options, GError **error);
 
 /* block_resize. Refused for busy bitmaps and without resize permission. */
 bool node_resize(BlockNode *node, int64_t size, GError **error);
+/* The same, with what is new allocated as `prealloc` says; not for shrinking. */
+bool node_resize_preallocated(BlockNode *node, int64_t size, PreallocMode prealloc, GError **error);
 
 /* --- edges --- */
 

@@ -172,7 +172,8 @@ static int coroutine_fn disk_flush(BlockNode *node)
     return perform(DISK_FLUSH, 0, 0, NULL);
 }
 
-static int coroutine_fn disk_truncate(BlockNode *node, int64_t size, GError **error)
+static int coroutine_fn disk_truncate(BlockNode *node, int64_t size, PreallocMode prealloc,
+                                      GError **error)
 {
     int ret = perform(DISK_RESIZE, size, 0, NULL);
 

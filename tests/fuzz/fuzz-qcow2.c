@@ -49,7 +49,8 @@ static int coroutine_fn memory_pwritev(BlockNode *node, int64_t offset, int64_t 
     return 0;
 }
 
-static int coroutine_fn memory_truncate(BlockNode *node, int64_t size, GError **error)
+static int coroutine_fn memory_truncate(BlockNode *node, int64_t size, PreallocMode prealloc,
+                                        GError **error)
 {
     if (size > FILE_MAX) {
         return -ENOSPC;

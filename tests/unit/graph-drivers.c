@@ -90,7 +90,8 @@ static int coroutine_fn memory_flush(BlockNode *node)
     return disk->refuse_flush ? -ENOSPC : 0;
 }
 
-static int coroutine_fn memory_truncate(BlockNode *node, int64_t size, GError **error)
+static int coroutine_fn memory_truncate(BlockNode *node, int64_t size, PreallocMode prealloc,
+                                        GError **error)
 {
     MemoryDisk *disk = node->state;
 
@@ -264,9 +265,10 @@ static int coroutine_fn raw_pwritev(BlockNode *node, int64_t offset, int64_t byt
     return child_co_pwritev(node->file, raw->offset + offset, bytes, vec, flags);
 }
 
-static int coroutine_fn raw_truncate(BlockNode *node, int64_t size, GError **error)
+static int coroutine_fn raw_truncate(BlockNode *node, int64_t size, PreallocMode prealloc,
+                                     GError **error)
 {
-    return child_co_truncate(node->file, size, error);
+    return child_co_truncate(node->file, size, prealloc, error);
 }
 
 static const char *const raw_options[] = { "offset", "size", NULL };

@@ -233,7 +233,8 @@ static int coroutine_fn memory_block_status(BlockNode *node, int64_t offset, int
     return 0;
 }
 
-static int coroutine_fn memory_truncate(BlockNode *node, int64_t size, GError **error)
+static int coroutine_fn memory_truncate(BlockNode *node, int64_t size, PreallocMode prealloc,
+                                        GError **error)
 {
     MemoryDisk *disk = node->state;
     int64_t old = node_size(node);

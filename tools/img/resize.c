@@ -77,10 +77,7 @@ static bool resize_image(const ImageSource *source, const Change *change)
     now = backend_size(image);
     size = change->sign ? now + change->sign * change->size : change->size;
     ok = check_size(change, now, size);
-    if (ok && change->preallocation != PREALLOC_MODE_OFF) {
-        tool_error("Unsupported preallocation mode: %s", PreallocMode_str(change->preallocation));
-        ok = false;
-    } else if (ok && !node_resize(backend_node(image), size, &error)) {
+    if (ok && !node_resize_preallocated(backend_node(image), size, change->preallocation, &error)) {
         tool_report(error, NULL);
         ok = false;
     }
