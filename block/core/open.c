@@ -48,6 +48,7 @@ const char *driver_probe(const uint8_t *head, size_t bytes)
 typedef struct OpenContext {
     BlockNode *parent; /* or NULL */
     ChildRole role;
+    bool for_check;
 } OpenContext;
 
 static const BlockDriver *find_driver(const BlockdevOptions *options, GError **error)
@@ -120,6 +121,7 @@ static BlockNode *open_node(const BlockdevOptions *options, const OpenContext *c
     node = node_new(driver, options->node_name);
     common_options_apply(node, &common);
     node->inherits_from = context->parent;
+    node->for_check = context->for_check;
     node->options = options_keep(options);
     if (!driver->open(node, options, error)) {
         node_destroy(node);
@@ -139,9 +141,14 @@ BlockNode *node_open(const BlockdevOptions *options, GError **error)
     return open_node(options, &(OpenContext){ 0 }, error);
 }
 
+BlockNode *node_open_for_check(const BlockdevOptions *options, GError **error)
+{
+    return open_node(options, &(OpenContext){ .for_check = true }, error);
+}
+
 BlockNode *node_open_for(BlockNode *parent, const BlockdevRef *ref, ChildRole role, GError **error)
 {
-    OpenContext context = { parent, role };
+    OpenContext context = { .parent = parent, .role = role };
     BlockNode *node;
 
     if (ref->type == BLOCKDEV_REF_TYPE_DEFINITION) {

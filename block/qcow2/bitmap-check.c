@@ -57,7 +57,9 @@ static int64_t coroutine_fn check_entry(Qcow2 *q, const Qcow2BitmapCheck *check,
 
         say_fault(check, words);
     }
-    use_entry(q, check, entry);
+    if (ok || !check->only_sound) {
+        use_entry(q, check, entry);
+    }
     if (!was_there) {
         g_clear_pointer(&entry->table, g_free);
     }

@@ -60,6 +60,7 @@ typedef struct Qcow2BitmapCheck {
     void (*used)(int64_t host, int64_t bytes, const char *what, void *opaque); /* or NULL */
     void (*fault)(const char *words, void *opaque);                            /* or NULL */
     void *opaque;
+    bool only_sound; /* what entries with faults refer to is not `used` */
 } Qcow2BitmapCheck;
 int64_t coroutine_fn qcow2_bitmaps_check(Qcow2 *q, const Qcow2BitmapCheck *check);
 

@@ -2,6 +2,9 @@
 /*
  * The copied flag of L1 and L2 entries says that the refcount is exactly one (Q5): where it lies, a
  * write would change what a snapshot sees; where it is missing, a write copies without need.
+ *
+ * A leak that was mended may have left a cluster with one reference and without the flag, so flags
+ * are also mended together with leaks, if nothing else is wrong.
  */
 #include "check.h"
 
@@ -12,7 +15,7 @@
 static bool copied_fault(Qcow2Check *check, const char *what, int64_t l1_index, uint64_t entry,
                          uint64_t refcount)
 {
-    bool mend = check->fix & CHECK_FIX_ERRORS;
+    bool mend = check->mends_flags;
     const char *word = mend ? "Repairing" : "ERROR";
 
     if (l1_index >= 0) {
@@ -81,9 +84,12 @@ int coroutine_fn check_copied_flags(Qcow2Check *check)
     g_autofree uint8_t *table = g_try_malloc(q->cluster_size);
     int64_t bytes = (int64_t)q->header.l1_entries * 8;
     g_autofree uint64_t *l1 = g_try_malloc(MAX(bytes, 1));
+    const BlockCheckResult *result = check->result;
+    bool nothing_else = !result->corruptions && !result->leaks && !result->check_errors;
     bool changed = false;
     int ret;
 
+    check->mends_flags = (check->fix & CHECK_FIX_ERRORS) || (check->fix && nothing_else);
     if (!table || !l1) {
         return -ENOMEM;
     }

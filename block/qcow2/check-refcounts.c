@@ -149,8 +149,8 @@ static void compare_cluster(BlockWalk *walk, int64_t cluster)
     if (refcount == references) {
         return;
     }
-    mend = (check->fix & (leak ? CHECK_FIX_LEAKS : CHECK_FIX_ERRORS)) && !check->rebuild &&
-           walk->host && references <= q->refcount_max;
+    mend = (check->fix & (leak ? CHECK_FIX_LEAKS : CHECK_FIX_ERRORS)) && !(leak && check->hidden) &&
+           !check->rebuild && walk->host && references <= q->refcount_max;
     check_say(check, "%s cluster %" PRId64 " refcount=%" PRIu64 " reference=%" PRIu64,
               finding_word(mend, refcount, references), cluster, refcount, references);
     if (mend) {
@@ -234,7 +234,7 @@ static int64_t next_block(const Qcow2Check *check, int64_t index)
     return referred;
 }
 
-int coroutine_fn check_compare_refcounts(Qcow2Check *check)
+static int coroutine_fn compare_all(Qcow2Check *check)
 {
     g_autofree uint8_t *data = g_try_malloc(check->q->cluster_size);
     BlockWalk walk = { .check = check, .data = data };
@@ -248,4 +248,22 @@ int coroutine_fn check_compare_refcounts(Qcow2Check *check)
         ret = compare_block(&walk, index);
     }
     return ret;
+}
+
+/* What is mended is told twice: as it was found, and that it is mended. */
+int coroutine_fn check_compare_refcounts(Qcow2Check *check)
+{
+    BlockCheckResult before = *check->result, *result = check->result;
+    unsigned fix = check->fix;
+    int ret;
+
+    check->fix = 0;
+    ret = compare_all(check);
+    check->fix = fix;
+    if (ret < 0 || !fix || check->rebuild ||
+        (result->leaks == before.leaks && result->corruptions == before.corruptions)) {
+        return ret;
+    }
+    *result = before;
+    return compare_all(check);
 }

@@ -273,7 +273,7 @@ static int coroutine_fn check_l1_entry(L2Walk *walk, uint64_t entry, int64_t ind
     return check_l2(walk);
 }
 
-static int coroutine_fn check_l1(Qcow2Check *check, int64_t host, uint32_t entries, bool active)
+int coroutine_fn check_count_l1(Qcow2Check *check, int64_t host, uint32_t entries, bool active)
 {
     Qcow2 *q = check->q;
     int64_t bytes = (int64_t)entries * 8, expected = 0;
@@ -297,59 +297,6 @@ static int coroutine_fn check_l1(Qcow2Check *check, int64_t host, uint32_t entri
     return ret;
 }
 
-/* --- snapshots --- */
-
-static bool snapshot_l1_is_sound(Qcow2Check *check, int64_t host, uint32_t entries)
-{
-    const Qcow2 *q = check->q;
-
-    if (host < 0 || cluster_offset(q, host) || (int64_t)entries * 8 > QCOW2_MAX_L1_BYTES ||
-        host >> q->header.cluster_bits >= check->file_clusters) {
-        check_say(check,
-                  "ERROR snapshot with an L1 table of %" PRIu32 " entries at offset 0x%" PRIx64,
-                  entries, host);
-        check->result->corruptions++;
-        return false;
-    }
-    return true;
-}
-
-/* Read from the file rather than from memory, which holds only what made sense. */
-static int coroutine_fn check_snapshots(Qcow2Check *check)
-{
-    Qcow2 *q = check->q;
-    int64_t start = q->header.snapshots_offset, at = start;
-    int ret = 0;
-
-    for (uint32_t i = 0; i < q->header.n_snapshots && ret == 0; i++) {
-        Qcow2DiskSnapshot disk;
-        int64_t l1_offset;
-        uint32_t l1_entries;
-
-        ret = qcow2_meta_read(q, at, &disk, sizeof(disk));
-        if (ret < 0) {
-            check_say(check, "ERROR: the snapshot table could not be read");
-            check->result->check_errors++;
-            return 0;
-        }
-        at += (int64_t)sizeof(disk) + GUINT32_FROM_BE(disk.extra_bytes) +
-              GUINT16_FROM_BE(disk.id_bytes) + GUINT16_FROM_BE(disk.name_bytes);
-        at = (at + 7) & ~INT64_C(7);
-        if (at - start > QCOW2_MAX_SNAPSHOT_DIR) {
-            check_say(check, "ERROR snapshot %" PRIu32 " ends beyond the snapshot table", i);
-            check->result->corruptions++;
-            return 0;
-        }
-        l1_offset = (int64_t)GUINT64_FROM_BE(disk.l1_offset);
-        l1_entries = GUINT32_FROM_BE(disk.l1_entries);
-        if (snapshot_l1_is_sound(check, l1_offset, l1_entries)) {
-            ret = check_l1(check, l1_offset, l1_entries, false);
-        }
-    }
-    check_count_range(check, start, at - start);
-    return ret;
-}
-
 /* --- bitmaps --- */
 
 static void count_bitmap_range(int64_t host, int64_t bytes, const char *what, void *opaque)
@@ -369,7 +316,7 @@ static void say_bitmap_fault(const char *words, void *opaque)
  */
 static int coroutine_fn check_bitmaps(Qcow2Check *check)
 {
-    Qcow2BitmapCheck walk = { count_bitmap_range, say_bitmap_fault, check };
+    Qcow2BitmapCheck walk = { count_bitmap_range, say_bitmap_fault, check, check->preparing };
 
     if (qcow2_bitmaps_check(check->q, &walk) < 0) {
         check_say(check, "ERROR: bitmaps could not be read");
@@ -384,9 +331,9 @@ int coroutine_fn check_count_references(Qcow2Check *check)
     int ret;
 
     check_count_range(check, 0, q->cluster_size);
-    ret = check_l1(check, q->header.l1_offset, q->header.l1_entries, true);
+    ret = check_count_l1(check, q->header.l1_offset, q->header.l1_entries, true);
     if (ret == 0) {
-        ret = check_snapshots(check);
+        ret = check_count_snapshots(check);
     }
     if (ret == 0) {
         ret = check_bitmaps(check);

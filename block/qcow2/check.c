@@ -18,36 +18,12 @@ void check_say(Qcow2Check *check, const char *format, ...)
     g_autofree char *line = NULL;
     va_list args;
 
-    if (!check->result->message) {
-        return;
-    }
     va_start(args, format);
     line = g_strdup_vprintf(format, args);
     va_end(args);
-    check->result->message(line, check->result->opaque);
-}
-
-/* Bitmaps first: mending them gives them tables of their own, which are then counted. */
-static int coroutine_fn mend_bitmaps(Qcow2Check *check)
-{
-    g_autoptr(GError) error = NULL;
-    Qcow2BitmapCheck look = { NULL, NULL, NULL };
-    int64_t faults;
-
-    if (!(check->fix & CHECK_FIX_ERRORS)) {
-        return 0;
+    if (check->result->message && (!check->preparing || g_str_has_prefix(line, "Re"))) {
+        check->result->message(line, check->result->opaque);
     }
-    faults = qcow2_bitmaps_check(check->q, &look);
-    if (faults <= 0) {
-        return 0;
-    }
-    if (!qcow2_bitmaps_repair(check->q, &error)) {
-        check_say(check, "ERROR: %s", error->message);
-        return 0;
-    }
-    check_say(check, "Repairing bitmaps: %" PRId64 " faults", faults);
-    check->result->corruptions_fixed += faults;
-    return qcow2_empty_caches(check->q);
 }
 
 static void measure_file(Qcow2Check *check)
@@ -64,6 +40,7 @@ static int coroutine_fn reload_tables(Qcow2Check *check)
         check_say(check, "ERROR: %s", error->message);
         return -EIO;
     }
+    qcow2_overlap_refresh(check->q);
     return 0;
 }
 
@@ -125,6 +102,82 @@ static int coroutine_fn check_refcounts(Qcow2Check *check)
     return ret;
 }
 
+/* --- what needs clusters to be mended: the snapshot table, bitmaps --- */
+
+static int64_t coroutine_fn bitmap_faults(Qcow2Check *check)
+{
+    Qcow2BitmapCheck look = { .opaque = check };
+
+    return MAX(qcow2_bitmaps_check(check->q, &look), 0);
+}
+
+/* Refcounts that are too low rise, so that nothing is allocated that is in use. What is found
+ * beside that is left to the check proper. */
+static int coroutine_fn prepare_to_allocate(Qcow2Check *check)
+{
+    BlockCheckResult before = *check->result;
+    unsigned fix = check->fix;
+    int ret;
+
+    check->preparing = true;
+    check->fix = CHECK_FIX_ERRORS;
+    ret = check_refcounts(check);
+    before.corruptions_fixed = check->result->corruptions_fixed;
+    *check->result = before;
+    check->fix = fix;
+    check->preparing = false;
+    ref_counts_free(check->counts);
+    check->counts = ref_counts_new();
+    ret = ret ? ret : qcow2_sync(check->q);
+    return ret ? ret : reload_tables(check);
+}
+
+static void coroutine_fn say_bitmap_fault(const char *words, void *opaque)
+{
+    Qcow2Check *check = opaque;
+
+    check_say(check, "Repairing %s", words);
+    check->result->corruptions_fixed++;
+}
+
+static int coroutine_fn mend_bitmaps(Qcow2Check *check)
+{
+    Qcow2BitmapCheck look = { .fault = say_bitmap_fault, .opaque = check };
+    int64_t fixed = check->result->corruptions_fixed;
+    g_autoptr(GError) error = NULL;
+
+    qcow2_bitmaps_check(check->q, &look);
+    if (!qcow2_bitmaps_repair(check->q, &error)) {
+        check_say(check, "ERROR: %s", error->message);
+        check->result->corruptions_fixed = fixed;
+    }
+    return 0;
+}
+
+static int coroutine_fn mend_extras(Qcow2Check *check)
+{
+    bool snapshots = check_snapshots_need_mending(check);
+    bool bitmaps = bitmap_faults(check) > 0;
+    int ret = 0;
+
+    if (!(check->fix & CHECK_FIX_ERRORS) || (!snapshots && !bitmaps)) {
+        return 0;
+    }
+    ret = prepare_to_allocate(check);
+    if (ret == 0 && snapshots) {
+        ret = check_mend_snapshots(check);
+    }
+    if (ret == 0 && bitmaps) {
+        ret = mend_bitmaps(check);
+    }
+    ret = ret ? ret : qcow2_write_all(check->q);
+    ret = ret ? ret : qcow2_empty_caches(check->q);
+    measure_file(check);
+    return ret;
+}
+
+/* --- the whole --- */
+
 /* Nothing is wrong any more: the flags that say otherwise go. */
 static int coroutine_fn clear_flags(Qcow2Check *check)
 {
@@ -133,8 +186,8 @@ static int coroutine_fn clear_flags(Qcow2Check *check)
     g_autoptr(GError) error = NULL;
     int ret;
 
-    if (check->fix != (CHECK_FIX_LEAKS | CHECK_FIX_ERRORS) || check->result->corruptions ||
-        check->result->check_errors || !(q->header.incompatible & flags)) {
+    if (!check->fix || check->result->corruptions || check->result->check_errors ||
+        !(q->header.incompatible & flags)) {
         return 0;
     }
     ret = qcow2_sync(q);
@@ -151,15 +204,13 @@ static int coroutine_fn clear_flags(Qcow2Check *check)
 static int coroutine_fn run_check(Qcow2Check *check)
 {
     Qcow2 *q = check->q;
-    int ret = qcow2_empty_caches(q);
+    int ret = check->fix ? qcow2_write_all(q) : 0;
 
-    if (ret == 0) {
-        ret = mend_bitmaps(check);
-    }
+    ret = ret ? ret : qcow2_empty_caches(q);
     measure_file(check);
-    if (ret == 0) {
-        ret = check_refcounts(check);
-    }
+    ret = ret ? ret : check_read_snapshots(check);
+    ret = ret ? ret : mend_extras(check);
+    ret = ret ? ret : check_refcounts(check);
     if (ret == 0) {
         ret = check_copied_flags(check);
     }
@@ -184,6 +235,7 @@ int coroutine_fn qcow2_check(Qcow2 *q, BlockCheckResult *result, unsigned fix)
     ret = run_check(&check);
     result->image_end_offset = image_end(&check);
     ref_counts_free(check.counts);
+    qcow2_snapshot_table_done(&check.snapshots);
     g_free(check.block);
     return ret;
 }

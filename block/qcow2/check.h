@@ -13,6 +13,7 @@
 #define MERINO_QCOW2_CHECK_H
 
 #include "qcow2.h"
+#include "snapshot.h"
 
 #include <stdarg.h>
 
@@ -23,8 +24,13 @@ typedef struct Qcow2Check {
     BlockCheckResult *result;
     unsigned fix; /* BlockCheckFix bits */
     RefCounts *counts;
-    int64_t file_clusters; /* of the image file, rounded up */
-    bool rebuild;          /* the refcount structures are beyond mending in place */
+    int64_t file_clusters;        /* of the image file, rounded up */
+    bool rebuild;                 /* the refcount structures are beyond mending in place */
+    bool mends_flags;             /* copied flags (check-copied.c) */
+    bool preparing;               /* only what is mended is told; broken bitmaps count nothing */
+    Qcow2SnapshotTable snapshots; /* as it is in the file */
+    int64_t snapshots_offset;
+    bool hidden; /* a snapshot's references are not known: what seems leaked may be its own */
 
     /* The refcount block that check_read_refcount() looked at last; 0: none. */
     int64_t block_host;
@@ -51,6 +57,20 @@ int64_t ref_counts_next(RefCounts *counts, int64_t cluster);
 int coroutine_fn check_count_references(Qcow2Check *check);
 /* One reference for each cluster that the range touches. */
 void check_count_range(Qcow2Check *check, int64_t host, int64_t bytes);
+
+/* All that an L1 table refers to, and the table; `active`: it is the disk's. */
+int coroutine_fn check_count_l1(Qcow2Check *check, int64_t host, uint32_t entries, bool active);
+
+/* --- check-snapshots.c --- */
+
+/* Read the table into check->snapshots. -errno, and it is told why, where it is so damaged that the
+ * check cannot go on without mending it. */
+int coroutine_fn check_read_snapshots(Qcow2Check *check);
+/* The references of the snapshots and of their table. */
+int coroutine_fn check_count_snapshots(Qcow2Check *check);
+/* Whether -r all has something to do; and doing it, when no refcount is too low. */
+bool check_snapshots_need_mending(const Qcow2Check *check);
+int coroutine_fn check_mend_snapshots(Qcow2Check *check);
 
 /* --- check-refcounts.c --- */
 

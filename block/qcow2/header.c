@@ -199,11 +199,9 @@ static bool check_encodings(const Qcow2DiskHeader *field, GError **error)
     return false;
 }
 
-/* The refcount table and the snapshot table. */
-static bool check_tables(const Qcow2Header *header, const Qcow2DiskHeader *field, GError **error)
+static bool check_reftable(const Qcow2Header *header, const Qcow2DiskHeader *field, GError **error)
 {
     uint64_t reftable_bytes = (uint64_t)field->reftable_clusters << field->cluster_bits;
-    uint64_t snapshot_bytes = (uint64_t)field->n_snapshots * sizeof(Qcow2DiskSnapshot);
 
     if (field->reftable_clusters == 0) {
         merino_error(error, "Image does not contain a reference count table");
@@ -211,14 +209,25 @@ static bool check_tables(const Qcow2Header *header, const Qcow2DiskHeader *field
         merino_error(error, "Reference count table too large");
     } else if (!qcow2_table_range_ok(header, field->reftable_offset, reftable_bytes)) {
         merino_error(error, "Reference count table offset invalid");
-    } else if (field->n_snapshots > QCOW2_MAX_SNAPSHOTS) {
-        merino_error(error, "Snapshot table too large");
-    } else if (!qcow2_table_range_ok(header, field->snapshots_offset, snapshot_bytes)) {
-        merino_error(error, "Snapshot table offset invalid");
     } else {
         return true;
     }
     return false;
+}
+
+bool qcow2_header_check_snapshots(const Qcow2Header *header, GError **error)
+{
+    uint64_t bytes = (uint64_t)header->n_snapshots * sizeof(Qcow2DiskSnapshot);
+
+    if (header->n_snapshots > QCOW2_MAX_SNAPSHOTS) {
+        merino_error(error, "Snapshot table too large");
+        return false;
+    }
+    if (!qcow2_table_range_ok(header, (uint64_t)header->snapshots_offset, bytes)) {
+        merino_error(error, "Snapshot table offset invalid");
+        return false;
+    }
+    return true;
 }
 
 static bool check_l1(const Qcow2Header *header, const Qcow2DiskHeader *field, GError **error)
@@ -420,7 +429,7 @@ static bool parse(Qcow2Header *header, const Qcow2DiskHeader *field, const uint8
     keep_unknown_fields(header, head);
     extensions_ok = read_extensions(header, head, end, &extension_error);
     if (!qcow2_header_check_features(header, error) || !check_encodings(field, error) ||
-        !check_tables(header, field, error) || !check_l1(header, field, error)) {
+        !check_reftable(header, field, error) || !check_l1(header, field, error)) {
         return false;
     }
     if (!extensions_ok) {

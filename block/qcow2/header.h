@@ -21,6 +21,10 @@ bool qcow2_table_range_ok(const Qcow2Header *header, uint64_t offset, uint64_t b
 /* Fails when the image has incompatible features that we do not know: names them. */
 bool qcow2_header_check_features(const Qcow2Header *header, GError **error);
 
+/* Where the snapshot table lies and how many entries it has can be. Not part of reading the header,
+ * so that a check may mend them. */
+bool qcow2_header_check_snapshots(const Qcow2Header *header, GError **error);
+
 /* The bytes of the header, extensions and names. Fails when they do not fit in one cluster. */
 uint8_t *qcow2_header_encode(const Qcow2Header *header, size_t *ret_bytes, GError **error);
 

@@ -9,6 +9,7 @@
 #include "bitmaps.h"
 #include "block/backing.h"
 #include "check.h"
+#include "header.h"
 #include "options.h"
 #include "snapshot.h"
 #include "util/error.h"
@@ -119,7 +120,8 @@ static bool open_image(Qcow2 *q, const BlockdevOptionsQcow2 *options, GError **e
         return false;
     }
     qcow2_set_geometry(q);
-    return (node->read_only || qcow2_check_writable(q, error)) &&
+    return (q->repairing || qcow2_header_check_snapshots(&q->header, error)) &&
+           (node->read_only || qcow2_check_writable(q, error)) &&
            open_data_file(q, options, error) &&
            qcow2_options_resolve(q, options, node->discard_unmap, &q->options, error);
 }
@@ -138,7 +140,9 @@ static bool open_contents(Qcow2 *q, const BlockdevOptionsQcow2 *options, GError 
     if (!qcow2_tables_open(q, error)) {
         return false;
     }
-    coroutine_run(read_snapshots_entry, &call);
+    if (!q->repairing) { /* else the check reads them */
+        coroutine_run(read_snapshots_entry, &call);
+    }
     return call.ret == 0 && open_backing(q, options, error);
 }
 
@@ -160,6 +164,7 @@ bool qcow2_open(BlockNode *node, const BlockdevOptions *options, GError **error)
     Qcow2 *q = node->state;
 
     q->node = node;
+    q->repairing = node->for_check;
     if (!node_open_child(node, own->file, "file", CHILD_METADATA, error)) {
         return false;
     }
@@ -168,6 +173,7 @@ bool qcow2_open(BlockNode *node, const BlockdevOptions *options, GError **error)
         return false;
     }
     node_set_size(node, q->header.size);
+    q->flags_behind = q->repairing; /* what says dirty is for the check to clear */
     qcow2_bitmaps_open(q);
     coroutine_run(refresh_overlap_entry, q);
     if (!node->read_only &&

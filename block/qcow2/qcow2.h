@@ -88,7 +88,8 @@ typedef struct Qcow2Snapshot {
     uint64_t vm_clock_nsec;
     uint64_t vm_state_bytes;
     int64_t disk_size;
-    uint64_t icount; /* UINT64_MAX: none */
+    uint64_t icount;      /* UINT64_MAX: none */
+    uint32_t extra_bytes; /* that the entry has in the file, known or not */
     uint8_t *unknown_extra;
     uint32_t unknown_extra_bytes;
 } Qcow2Snapshot;
@@ -161,7 +162,8 @@ typedef struct Qcow2 {
     atomic_bool signaled; /* a fault was told that did not stop us */
     atomic_bool corrupt;  /* marked corrupt while open: nothing is written any more */
     bool flags_behind;    /* copied flags may be missing: the image stays dirty (snapshot.c) */
-    bool repairing;       /* opened to be checked and repaired: dirty and corrupt are let through */
+    bool repairing;       /* opened to be checked and repaired: dirty and corrupt are let through,
+                             and snapshots are not read */
 } Qcow2;
 
 /* --- geometry --- */

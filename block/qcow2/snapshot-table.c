@@ -43,6 +43,8 @@ typedef struct TableReader {
     int64_t begin, at;
     int64_t chunk_offset; /* of `chunk`, which holds READ_CHUNK bytes; -1: none yet */
     uint8_t *chunk;
+    int64_t tolerant_end; /* not 0: too much extra data is passed over, and when it would end beyond
+                             this it is taken to be as much as usual */
 } TableReader;
 
 static int coroutine_fn take(TableReader *reader, void *out, int64_t bytes)
@@ -85,7 +87,9 @@ static int coroutine_fn take_extra(TableReader *reader, uint32_t bytes, Qcow2Sna
     uint32_t known = MIN(bytes, sizeof(extra));
     int ret = take(reader, &extra, known);
 
-    if (ret == 0 && bytes > known) {
+    if (ret == 0 && bytes > QCOW2_MAX_SNAPSHOT_EXTRA) {
+        reader->at += bytes - known;
+    } else if (ret == 0 && bytes > known) {
         ret_snapshot->unknown_extra_bytes = bytes - known;
         ret_snapshot->unknown_extra = g_malloc(bytes - known);
         ret = take(reader, ret_snapshot->unknown_extra, bytes - known);
@@ -123,8 +127,12 @@ static int coroutine_fn take_entry(TableReader *reader, Qcow2Snapshot *ret_snaps
         .icount = UINT64_MAX,
     };
     extra_bytes = GUINT32_FROM_BE(disk.extra_bytes);
-    if (extra_bytes > QCOW2_MAX_SNAPSHOT_EXTRA) {
+    ret_snapshot->extra_bytes = extra_bytes;
+    if (extra_bytes > QCOW2_MAX_SNAPSHOT_EXTRA && !reader->tolerant_end) {
         return -EFBIG;
+    }
+    if (extra_bytes > QCOW2_MAX_SNAPSHOT_EXTRA && reader->at + extra_bytes > reader->tolerant_end) {
+        extra_bytes = sizeof(Qcow2DiskSnapshotExtra);
     }
     ret = take_extra(reader, extra_bytes, ret_snapshot);
     if (ret == 0) {
@@ -163,7 +171,10 @@ static int coroutine_fn read_entries(Qcow2 *q, TableReader *reader, GError **err
 
 int coroutine_fn qcow2_snapshots_read(Qcow2 *q, GError **error)
 {
-    TableReader reader = { q, q->header.snapshots_offset, q->header.snapshots_offset, -1 };
+    TableReader reader = { .q = q,
+                           .begin = q->header.snapshots_offset,
+                           .at = q->header.snapshots_offset,
+                           .chunk_offset = -1 };
     int ret;
 
     if (q->header.n_snapshots == 0) {
@@ -178,6 +189,53 @@ int coroutine_fn qcow2_snapshots_read(Qcow2 *q, GError **error)
         qcow2_snapshots_done(q);
     }
     return ret;
+}
+
+/* --- reading what may be damaged --- */
+
+void qcow2_snapshot_table_done(Qcow2SnapshotTable *table)
+{
+    for (uint32_t i = 0; i < table->n; i++) {
+        qcow2_snapshot_done(&table->snapshots[i]);
+    }
+    g_free(table->snapshots);
+    *table = (Qcow2SnapshotTable){ 0 };
+}
+
+/* Where there are only zeroes, the table has ended: an entry has an identifier at least. */
+static bool is_blank(const Qcow2Snapshot *snapshot)
+{
+    return snapshot->l1_offset == 0 && snapshot->l1_entries == 0 && !*snapshot->id &&
+           !*snapshot->name && snapshot->extra_bytes == 0;
+}
+
+int coroutine_fn qcow2_snapshots_scan(Qcow2 *q, int64_t offset, uint32_t n, Qcow2SnapshotTable *ret)
+{
+    int64_t end = align_up(node_size(q->node->file->node), q->cluster_size);
+    TableReader reader = {
+        .q = q, .begin = offset, .at = offset, .chunk_offset = -1, .tolerant_end = end
+    };
+    int error = 0;
+
+    *ret = (Qcow2SnapshotTable){ .snapshots = g_new0(Qcow2Snapshot, MAX(n, 1)) };
+    reader.chunk = g_malloc(READ_CHUNK);
+    while (ret->n < n && error == 0) {
+        Qcow2Snapshot *snapshot = &ret->snapshots[ret->n];
+
+        error = reader.at < end ? take_entry(&reader, snapshot) : -EFBIG;
+        if (error == 0 && (reader.at > end || reader.at - offset > QCOW2_MAX_SNAPSHOT_DIR ||
+                           is_blank(snapshot))) {
+            error = -EFBIG;
+        }
+        if (error < 0) {
+            qcow2_snapshot_done(snapshot);
+            break;
+        }
+        ret->n++;
+        ret->bytes = reader.at - offset;
+    }
+    g_free(reader.chunk);
+    return error == -EFBIG ? 0 : error;
 }
 
 /* --- writing --- */

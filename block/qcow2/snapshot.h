@@ -16,6 +16,20 @@
 int coroutine_fn qcow2_snapshots_read(Qcow2 *q, GError **error);
 /* Forget it. */
 void qcow2_snapshots_done(Qcow2 *q);
+
+/* A table as it lies in the file, whatever is wrong with it. */
+typedef struct Qcow2SnapshotTable {
+    Qcow2Snapshot *snapshots;
+    uint32_t n;    /* entries up to where the table, or the file, ends */
+    int64_t bytes; /* that they take */
+} Qcow2SnapshotTable;
+
+/* Read up to `n` entries (at most QCOW2_MAX_SNAPSHOTS) from `offset` on. Fails only as a read does.
+ */
+int coroutine_fn qcow2_snapshots_scan(Qcow2 *q, int64_t offset, uint32_t n,
+                                      Qcow2SnapshotTable *ret);
+void qcow2_snapshot_table_done(Qcow2SnapshotTable *table);
+
 /* Write q->snapshots to clusters of their own and make the header point there, durably; the old
  * table's clusters are freed. On failure the file refers to the old table; when even that is not
  * known,

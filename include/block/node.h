@@ -79,6 +79,7 @@ struct BlockNode {
     bool was_writable; /* while blockdev-reopen is at work: what read_only was not before */
     bool auto_read_only;
     bool force_share;
+    bool for_check;      /* opened by node_open_for_check() */
     bool discard_unmap;  /* discard=unmap: pass discards on; else they end here */
     bool cache_direct;   /* cache.direct */
     bool cache_no_flush; /* cache.no-flush */
@@ -139,6 +140,9 @@ int64_t node_cluster_size(BlockNode *node);
 
 /* Open a node and its inline children. The caller owns the reference. */
 BlockNode *node_open(const BlockdevOptions *options, GError **error);
+/* The same for node_check() alone: the format lets damage through, and nothing else may be done
+ * with the node. */
+BlockNode *node_open_for_check(const BlockdevOptions *options, GError **error);
 
 /* The same, or a reference to the node that `ref` names. */
 BlockNode *node_open_ref(const BlockdevRef *ref, GError **error);

@@ -72,6 +72,10 @@ static char *read_part(size_t bytes, Qcow2Header *header)
     user = open_user(add_node("{'driver':'file','node-name':'f','filename':'%s'}", path),
                      PERM_CONSISTENT_READ);
     ok = qcow2_header_read(backend_root(user), header, &error);
+    if (ok && !qcow2_header_check_snapshots(header, &error)) {
+        qcow2_header_done(header);
+        ok = false;
+    }
     g_assert_true(ok == !error);
     text = error ? g_strdup(error->message) : NULL;
     g_clear_error(&error);

@@ -135,7 +135,7 @@ BlockBackend *image_try_open(const ImageSource *source, GError **error)
         return NULL;
     }
     apply(options, source);
-    node = node_open(options, error);
+    node = source->for_check ? node_open_for_check(options, error) : node_open(options, error);
     if (!node) {
         return NULL;
     }

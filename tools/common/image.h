@@ -15,6 +15,7 @@ typedef struct ImageSource {
     bool writable;      /* and may be resized */
     bool force_share;   /* -U: read while others write */
     bool no_backing;    /* as if it had no backing file */
+    bool for_check;     /* to be checked, whatever is wrong with it; see node_open_for_check() */
     bool quiet;         /* no warnings */
 } ImageSource;
 

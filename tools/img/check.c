@@ -60,7 +60,7 @@ static int run_check(BlockNode *node, const CheckArgs *args, unsigned fix, Block
         return STATUS_NOT_SUPPORTED;
     }
     if (rc < 0) {
-        tool_report(error, "Check failed");
+        tool_report(error, NULL);
         return STATUS_ERRORS;
     }
     return 0;
@@ -207,7 +207,7 @@ static void parse_repair(const char *arg, CheckArgs *args)
 
 int img_check(int argc, char **argv)
 {
-    CheckArgs args = { 0 };
+    CheckArgs args = { .source = { .for_check = true } };
     BlockBackend *image;
     int option, status;
 
