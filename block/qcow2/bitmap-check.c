@@ -6,6 +6,7 @@
 #include "util/error.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 
 /* --- check --- */
@@ -103,6 +104,50 @@ int64_t coroutine_fn qcow2_bitmaps_check(Qcow2 *q, const Qcow2BitmapCheck *check
     }
     qcow2_bitmap_directory_done(&directory);
     return faults;
+}
+
+/* The first cluster of an entry that others use; or -1. */
+static int64_t find_shared(const Qcow2 *q, const Qcow2BitmapEntry *entry,
+                           bool (*shared)(int64_t host, void *opaque), void *opaque)
+{
+    int64_t end = entry->table_offset + INT64_C(8) * entry->table_entries;
+
+    for (int64_t host = entry->table_offset; host < end; host += q->cluster_size) {
+        if (shared(host, opaque)) {
+            return host;
+        }
+    }
+    for (uint32_t i = 0; i < entry->table_entries; i++) {
+        int64_t host = entry->table[i] & QCOW2_BITMAP_OFFSET_MASK;
+
+        if (host && shared(host, opaque)) {
+            return host;
+        }
+    }
+    return -1;
+}
+
+int64_t coroutine_fn qcow2_bitmaps_blame_shared(Qcow2 *q,
+                                                bool (*shared)(int64_t host, void *opaque),
+                                                const Qcow2BitmapCheck *check)
+{
+    int64_t n = 0;
+
+    for (guint i = 0; i < q->bitmaps->entries->len; i++) {
+        Qcow2BitmapEntry *entry = g_ptr_array_index(q->bitmaps->entries, i);
+        int64_t host =
+            qcow2_bitmaps_need_table(q, entry) ? find_shared(q, entry, shared, check->opaque) : -1;
+
+        if (host >= 0) {
+            g_autofree char *words = g_strdup_printf(
+                "Bitmap '%s': others refer to its cluster at 0x%" PRIx64, entry->name, host);
+
+            qcow2_bitmap_entry_fault(entry, "others refer to its cluster at 0x%" PRIx64, host);
+            say_fault(check, words);
+            n++;
+        }
+    }
+    return n;
 }
 
 /* --- repair --- */

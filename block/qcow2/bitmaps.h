@@ -65,6 +65,14 @@ typedef struct Qcow2BitmapCheck {
 int64_t coroutine_fn qcow2_bitmaps_check(Qcow2 *q, const Qcow2BitmapCheck *check);
 
 /*
+ * Bitmaps that refer to clusters which others refer to as well, as `shared` tells of a host offset:
+ * their entries have a fault from then on, which is told to `check`. Returns how many.
+ */
+int64_t coroutine_fn qcow2_bitmaps_blame_shared(Qcow2 *q,
+                                                bool (*shared)(int64_t host, void *opaque),
+                                                const Qcow2BitmapCheck *check);
+
+/*
  * Mend what qcow2_bitmaps_check() found: bitmaps with faults keep their names, marked in use, with
  * an empty table of their own; what they referred to is not freed, as it may be another's.
  * Afterwards the check finds no fault, and leaks at most. Does nothing when there is no fault.

@@ -104,13 +104,6 @@ static int coroutine_fn check_refcounts(Qcow2Check *check)
 
 /* --- what needs clusters to be mended: the snapshot table, bitmaps --- */
 
-static int64_t coroutine_fn bitmap_faults(Qcow2Check *check)
-{
-    Qcow2BitmapCheck look = { .opaque = check };
-
-    return MAX(qcow2_bitmaps_check(check->q, &look), 0);
-}
-
 /* Refcounts that are too low rise, so that nothing is allocated that is in use. What is found
  * beside that is left to the check proper. */
 static int coroutine_fn prepare_to_allocate(Qcow2Check *check)
@@ -140,35 +133,81 @@ static void coroutine_fn say_bitmap_fault(const char *words, void *opaque)
     check->result->corruptions_fixed++;
 }
 
-static int coroutine_fn mend_bitmaps(Qcow2Check *check)
+static bool is_shared(int64_t host, void *opaque)
+{
+    Qcow2Check *check = opaque;
+
+    return ref_counts_get(check->counts, host >> check->q->header.cluster_bits) > 1;
+}
+
+/* Bitmaps that share clusters with anything else are broken, but only counting finds them. */
+static int coroutine_fn blame_bitmaps(Qcow2Check *check)
 {
     Qcow2BitmapCheck look = { .fault = say_bitmap_fault, .opaque = check };
-    int64_t fixed = check->result->corruptions_fixed;
-    g_autoptr(GError) error = NULL;
+    BlockCheckResult before = *check->result;
+    unsigned fix = check->fix;
+    int ret;
+
+    check->preparing = true;
+    check->fix = 0;
+    ret = check_count_references(check);
+    check->fix = fix;
+    check->preparing = false;
+    *check->result = before;
+    if (ret == 0) {
+        qcow2_bitmaps_blame_shared(check->q, is_shared, &look);
+    }
+    ref_counts_free(check->counts);
+    check->counts = ref_counts_new();
+    return ret;
+}
+
+/* Whether there are bitmaps to be mended, which is told. */
+static int coroutine_fn find_bitmap_faults(Qcow2Check *check, bool *ret_any)
+{
+    Qcow2BitmapCheck look = { .fault = say_bitmap_fault, .opaque = check };
+    int64_t before = check->result->corruptions_fixed;
+    int ret = 0;
 
     qcow2_bitmaps_check(check->q, &look);
+    if (check->q->header.has_bitmaps) {
+        ret = blame_bitmaps(check);
+    }
+    *ret_any = check->result->corruptions_fixed > before;
+    return ret;
+}
+
+static int coroutine_fn mend_bitmaps(Qcow2Check *check, int64_t faults)
+{
+    g_autoptr(GError) error = NULL;
+
     if (!qcow2_bitmaps_repair(check->q, &error)) {
         check_say(check, "ERROR: %s", error->message);
-        check->result->corruptions_fixed = fixed;
+        check->result->corruptions_fixed -= faults;
     }
     return 0;
 }
 
 static int coroutine_fn mend_extras(Qcow2Check *check)
 {
-    bool snapshots = check_snapshots_need_mending(check);
-    bool bitmaps = bitmap_faults(check) > 0;
-    int ret = 0;
+    bool snapshots = check_snapshots_need_mending(check), bitmaps = false;
+    int64_t before = check->result->corruptions_fixed, faults;
+    int ret;
 
-    if (!(check->fix & CHECK_FIX_ERRORS) || (!snapshots && !bitmaps)) {
+    if (!(check->fix & CHECK_FIX_ERRORS)) {
         return 0;
     }
+    ret = find_bitmap_faults(check, &bitmaps);
+    if (ret < 0 || (!snapshots && !bitmaps)) {
+        return ret;
+    }
+    faults = check->result->corruptions_fixed - before;
     ret = prepare_to_allocate(check);
     if (ret == 0 && snapshots) {
         ret = check_mend_snapshots(check);
     }
     if (ret == 0 && bitmaps) {
-        ret = mend_bitmaps(check);
+        ret = mend_bitmaps(check, faults);
     }
     ret = ret ? ret : qcow2_write_all(check->q);
     ret = ret ? ret : qcow2_empty_caches(check->q);
