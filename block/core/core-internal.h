@@ -48,6 +48,17 @@ void drain_edge_added(BlockChild *edge);
 void drain_forget_backend(BlockBackend *backend);
 void drain_forget_node(BlockNode *node);
 
+/* --- hurry (hurry.c) --- */
+
+/* A section that covers nothing yet; and a node, with all beneath it, that it is to cover. */
+HurrySection *hurry_begin(void);
+void hurry_add(HurrySection *section, BlockNode *node);
+
+/* A new edge, a node that has been opened, or one about to be freed: open sections follow. */
+void hurry_edge_added(BlockChild *edge);
+void hurry_node_opened(BlockNode *node);
+void hurry_forget_node(BlockNode *node);
+
 /* --- nodes (node.c) --- */
 
 /* Whether the name may be given to a new node, in QEMU's words. */

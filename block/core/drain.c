@@ -34,8 +34,11 @@
  *
  * Requests that nobody sent through a door (a driver's own, made in the background) end in the
  * driver's drain_begin(), which returns when they have. Drivers beneath the covered nodes are
- * called too: requests of the covered ones may wait there, for a throttle group's time or a test's
- * word, and waiting for those may take for ever. What others send through a driver beneath goes on
+ * called too, since requests of the covered ones may be on their way there.
+ *
+ * Requests of the covered nodes may also wait, there or beneath, for a throttle group's time or a
+ * test's word, which may take for ever. So a section hurries (hurry.c) all that the covered nodes
+ * reach, from before it first waits until it ends. What others send through a node beneath goes on
  * meanwhile, without such waits.
  */
 #include "core-internal.h"
@@ -45,6 +48,7 @@ struct DrainSection {
     GHashTable *nodes;    /* BlockNode *, a reference each */
     GHashTable *below;    /* what they reached when it was begun: BlockNode *, a reference each */
     GHashTable *backends; /* BlockBackend *, borrowed: drain_forget_backend() takes them out */
+    HurrySection *hurry;  /* over the nodes and what they reach */
     DrainSection *outer;  /* the section that was begun before and is still open */
 };
 
@@ -117,6 +121,7 @@ static DrainSection *section_new(void)
     section->nodes = g_hash_table_new(NULL, NULL);
     section->below = g_hash_table_new(NULL, NULL);
     section->backends = g_hash_table_new(NULL, NULL);
+    section->hurry = hurry_begin();
     section->outer = sections;
     sections = section;
     return section;
@@ -148,6 +153,7 @@ static void section_cover(DrainSection *section, BlockNode *node)
     node_ref(node);
     node->drain_depth++;
     node->quiet_depth++;
+    hurry_add(section->hurry, node);
     for (guint i = 0; i < node->parents->len; i++) {
         BlockChild *edge = g_ptr_array_index(node->parents, i);
 
@@ -305,6 +311,7 @@ void drain_end(DrainSection *section)
 
     section_unlink(section);
     section_settle(section);
+    hurry_end(section->hurry);
     g_hash_table_iter_init(&iter, section->nodes);
     while (g_hash_table_iter_next(&iter, &key, NULL)) {
         uncover(key);

@@ -119,6 +119,7 @@ static void edge_link(BlockChild *edge)
             parent->backing = edge;
         }
     }
+    hurry_edge_added(edge);
     drain_edge_added(edge);
 }
 
@@ -212,6 +213,7 @@ static void edge_point(BlockChild *edge, BlockNode *node)
     g_ptr_array_remove(edge->node->parents, edge);
     edge->node = node;
     g_ptr_array_add(node->parents, edge);
+    hurry_edge_added(edge);
     drain_edge_added(edge);
 }
 

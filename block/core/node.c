@@ -143,6 +143,7 @@ void node_destroy(BlockNode *node)
     DrainSection *section;
 
     drain_forget_node(node);
+    hurry_forget_node(node);
     g_assert(node->parents->len == 0 && node->drain_depth == 0);
     node->refs = 1; /* drained sections come and go meanwhile */
     section = drain_begin_below(&node, 1);

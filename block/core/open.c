@@ -107,6 +107,17 @@ static bool list_once(BlockNode *node, GError **error)
     return node_is_listed(node) || node_register(node, error);
 }
 
+/* What a driver reads while it opens, the main thread waits for, and everybody with it: that is not
+ * the time for limits. */
+static bool open_in_a_hurry(BlockNode *node, const BlockdevOptions *options, GError **error)
+{
+    HurrySection *hurry = hurry_begin_node(node);
+    bool ok = node->driver->open(node, options, error);
+
+    hurry_end(hurry);
+    return ok;
+}
+
 static BlockNode *open_node(const BlockdevOptions *options, const OpenContext *context,
                             GError **error)
 {
@@ -123,11 +134,12 @@ static BlockNode *open_node(const BlockdevOptions *options, const OpenContext *c
     node->inherits_from = context->parent;
     node->for_check = context->for_check;
     node->options = options_keep(options);
-    if (!driver->open(node, options, error)) {
+    if (!open_in_a_hurry(node, options, error)) {
         node_destroy(node);
         return NULL;
     }
     node->open = true;
+    hurry_node_opened(node);
     node_refresh(&node, 1);
     if (!node_refresh_perms(node, NULL, error) || !list_once(node, error)) {
         node_destroy(node);

@@ -316,14 +316,14 @@ static void coroutine_fn blkdebug_co_event(BlockNode *node, BlkdebugEvent event)
     blkdebug_event(&blkdebug->rules, event);
 }
 
-static void blkdebug_drain_begin(BlockNode *node)
+static void blkdebug_hurry_begin(BlockNode *node)
 {
     BlkdebugState *blkdebug = node->state;
 
     blkdebug_rules_quiet(&blkdebug->rules, true);
 }
 
-static void blkdebug_drain_end(BlockNode *node)
+static void blkdebug_hurry_end(BlockNode *node)
 {
     BlkdebugState *blkdebug = node->state;
 
@@ -352,8 +352,8 @@ static const BlockDriver blkdebug_driver = {
     .co_flush = blkdebug_co_flush,
     .co_block_status = blkdebug_co_block_status,
     .co_debug_event = blkdebug_co_event,
-    .drain_begin = blkdebug_drain_begin,
-    .drain_end = blkdebug_drain_end,
+    .hurry_begin = blkdebug_hurry_begin,
+    .hurry_end = blkdebug_hurry_end,
     .allocated_size = blkdebug_allocated_size,
 };
 

@@ -19,7 +19,7 @@ typedef struct BlkdebugRules {
     GPtrArray *active; /* those that make requests fail now, borrowed, in the same order */
     GQueue suspended;  /* Suspended *, the last first */
     int state;
-    bool quiet; /* drained: nothing is suspended */
+    bool quiet; /* hurried: nothing is suspended */
 } BlkdebugRules;
 
 /* `rules` begins as zeroes; what is below may be called once init has been. */

@@ -3,8 +3,8 @@
  * The driver `throttle`: a filter whose requests go no faster than its throttle group allows.
  *
  * Reads are reads; writes, zero-writes and discards are writes. Flushes and block status do not
- * wait. While the node is drained nobody waits: requests that did are let go, so that a drain takes
- * as long as the requests themselves.
+ * wait. While the node is hurried nobody waits: requests that did are let go, so that a drain, or
+ * the end of an export, takes as long as the requests themselves.
  */
 #include "block/throttle.h"
 #include "block/driver.h"
@@ -96,12 +96,12 @@ static int coroutine_fn throttle_co_pdiscard(BlockNode *node, int64_t offset, in
     return child_co_pdiscard(node->file, offset, bytes);
 }
 
-static void throttle_drain_begin(BlockNode *node)
+static void throttle_hurry_begin(BlockNode *node)
 {
     throttle_member_open(node->state);
 }
 
-static void throttle_drain_end(BlockNode *node)
+static void throttle_hurry_end(BlockNode *node)
 {
     throttle_member_close(node->state);
 }
@@ -121,8 +121,8 @@ static const BlockDriver throttle_driver = {
     .co_pwritev = throttle_co_pwritev,
     .co_pwrite_zeroes = throttle_co_pwrite_zeroes,
     .co_pdiscard = throttle_co_pdiscard,
-    .drain_begin = throttle_drain_begin,
-    .drain_end = throttle_drain_end,
+    .hurry_begin = throttle_hurry_begin,
+    .hurry_end = throttle_hurry_end,
 };
 
 void throttle_driver_register(void)

@@ -4,9 +4,11 @@
  *
  * The life of an export: made by export_add() with one reference for the user; export_delete()
  * turns clients away and drops the user's reference; whoever drops the last one lets the export be
- * deleted. References are dropped on any thread and at any time, also while control-plane work
- * polls the event loop in its middle, so the last unref only leaves a source in GLib's main
- * context, which such a poll does not run.
+ * deleted. In between, while the last requests of clients end, all beneath the export is hurried
+ * (block/core/hurry.c), so that this takes as long as the requests themselves. References are
+ * dropped on any thread and at any time, also while control-plane work polls the event loop in its
+ * middle, so the last unref only leaves a source in GLib's main context, which such a poll does not
+ * run.
  */
 #include "block/export.h"
 #include "block/iothread.h"
@@ -31,6 +33,9 @@ static void export_free(BlockExport *exp)
     if (exp->deletion) {
         g_source_destroy(exp->deletion);
         g_source_unref(exp->deletion);
+    }
+    if (exp->hurry) {
+        hurry_end(exp->hurry);
     }
     backend_free(exp->backend);
     if (exp->on_iothread) {
@@ -93,10 +98,12 @@ void export_unref(BlockExport *exp)
     }
 }
 
-/* Turn clients away and take the export from its user. */
+/* Turn clients away and take the export from its user. Requests that have begun are carried out,
+ * without waiting for anything but their work. */
 static void shut_down(BlockExport *exp)
 {
     exp->driver->request_shutdown(exp);
+    exp->hurry = hurry_begin_backend(exp->backend);
     exp->user_owned = false;
     if (atomic_fetch_sub(&exp->refs, 1) == 1) {
         delete_export(exp);

@@ -2,6 +2,7 @@
 /*
  * The registry of jobs, their statuses, and what users do to them.
  */
+#include "block/node.h"
 #include "job-internal.h"
 #include "qapi/qapi-events.h"
 #include "util/error.h"
@@ -390,8 +391,11 @@ int job_finish(Job *job, GError **error)
     return ret;
 }
 
+/* A job that is in the middle of requests ends behind them. */
 void job_cancel_all(void)
 {
+    HurrySection *hurry = hurry_begin_all();
+
     while (newest) {
         Job *job = job_ref(newest);
 
@@ -399,4 +403,5 @@ void job_cancel_all(void)
         wait_concluded(job);
         job_unref(job);
     }
+    hurry_end(hurry);
 }

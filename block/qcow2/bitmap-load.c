@@ -395,13 +395,16 @@ bool qcow2_bitmaps_load(void *opaque, const DirtyBitmap *bitmap, HBitmap *bits, 
     Qcow2 *q = opaque;
     Qcow2BitmapEntry *entry = g_hash_table_lookup(q->bitmaps->by_name, bitmap_name(bitmap));
     Load load = { q, entry, bits };
+    HurrySection *hurry;
 
     if (!entry) {
         return true;
     }
     load.n_bits = MIN(hbitmap_size(bits),
                       qcow2_bitmap_data_bytes(entry->stored_size, entry->granularity_bits) * 8);
+    hurry = hurry_begin_node(q->node); /* the main thread waits, whoever asks */
     coroutine_run(load_entry, &load);
+    hurry_end(hurry);
     if (load.ret < 0) {
         g_autofree char *reason = NULL;
 

@@ -60,6 +60,10 @@ bool coroutine_fn backend_co_resize(BlockBackend *backend, int64_t size, GError 
 void coroutine_fn backend_co_enter(BlockBackend *backend);
 void backend_leave(BlockBackend *backend);
 
+/* A hurried section (node.h) for the backend's requests: over its node, whichever it is until the
+ * end, and all beneath it. Ends before the backend is freed. */
+HurrySection *hurry_begin_backend(BlockBackend *backend);
+
 /* All backends: backend_next(NULL) first. Main thread. */
 BlockBackend *backend_next(BlockBackend *previous);
 const char *backend_user(const BlockBackend *backend);

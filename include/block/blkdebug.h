@@ -4,8 +4,8 @@
  * them go on. For programs that test (qemu-io's break, wait_break, resume and remove_break).
  *
  * `node` is the blkdebug node or a node with one beneath it, by way of filtered and data children;
- * -ENOTSUP where there is none. Main thread. While the node is drained nothing is suspended, and a
- * drain lets go what was.
+ * -ENOTSUP where there is none. Main thread. While the node is hurried, as in drained sections,
+ * nothing is suspended, and what was goes on.
  */
 #ifndef MERINO_BLOCK_BLKDEBUG_H
 #define MERINO_BLOCK_BLKDEBUG_H

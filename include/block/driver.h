@@ -111,6 +111,13 @@ struct BlockDriver {
      * yield. NULL: nobody listens. */
     void coroutine_fn (*co_debug_event)(BlockNode *node, BlkdebugEvent event);
 
+    /* Requests may wait in the driver for something other than requests: time, somebody's word.
+     * From hurry_begin to hurry_end none does: those that wait go on at once, and no other begins
+     * to. Somebody waits for them to end. Neither function polls or waits; both are for the main
+     * thread, with requests in flight (core/hurry.c). NULL: nobody waits so. */
+    void (*hurry_begin)(BlockNode *node);
+    void (*hurry_end)(BlockNode *node);
+
     /* Requests of the driver's own making: drain_begin returns when all have ended (polling the
      * main loop) and lets no more begin, also on behalf of requests that are still inside, until
      * drain_end. NULL: there are none. */

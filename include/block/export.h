@@ -21,7 +21,8 @@ typedef struct BlockExportDriver {
     size_t state_size;
     /* Start serving exp->backend, which is attached and has its permissions. */
     bool (*create)(BlockExport *exp, const BlockExportOptions *options, GError **error);
-    /* Turn clients away so that references go, and take no new ones; any number of times. */
+    /* Turn clients away so that references go, and take no new ones; any number of times. No
+     * request begins afterwards, unless one was about to. */
     void (*request_shutdown)(BlockExport *exp);
     void (*destroy)(BlockExport *exp);
 } BlockExportDriver;
@@ -37,9 +38,10 @@ struct BlockExport {
     bool on_iothread; /* `loop` is held from an iothread object */
     bool writable;
     bool writethrough;
-    bool user_owned;   /* not yet deleted by a command */
-    atomic_uint refs;  /* one for the user, one per client */
-    GSource *deletion; /* waits in the main context, once the last reference is gone */
+    bool user_owned;     /* not yet deleted by a command */
+    atomic_uint refs;    /* one for the user, one per client */
+    GSource *deletion;   /* waits in the main context, once the last reference is gone */
+    HurrySection *hurry; /* over what lies beneath, while it shuts down */
 };
 
 void export_driver_register(const BlockExportDriver *driver);

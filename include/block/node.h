@@ -102,6 +102,8 @@ struct BlockNode {
     unsigned drain_depth;  /* how many drained sections cover this node */
     unsigned quiet_depth;  /* how many cover it or something above it */
     bool driver_quiet;     /* the driver's drain_begin() was called */
+    unsigned hurry_depth;  /* how many hurried sections cover this node */
+    bool driver_hurried;   /* the driver's hurry_begin() was called */
 
     atomic_bool has_grown; /* in requests, which the main thread is to hear of */
 
@@ -201,6 +203,16 @@ void drain_end_with(DrainSection *section, UndoStack *undo);
  * do the same. */
 void node_tidy_idle(BlockNode *node);
 void nodes_tidy_idle(void);
+
+/* --- hurry (block/core/hurry.c states the rule) --- */
+
+/* Let go the requests that wait for nothing but time or somebody's word, in a node and all that it
+ * reaches or in all nodes, and let none come to wait so until hurry_end(). For whoever waits for
+ * requests to end; drained sections do it by themselves. Nests. Main thread; never polls. */
+typedef struct HurrySection HurrySection;
+HurrySection *hurry_begin_node(BlockNode *node);
+HurrySection *hurry_begin_all(void);
+void hurry_end(HurrySection *section);
 
 /* --- our extension: filters put over a live node in one instant --- */
 

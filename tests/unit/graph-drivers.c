@@ -168,6 +168,16 @@ static void memory_drain_end(BlockNode *node)
     memory_disk(node)->quiet_ends++;
 }
 
+static void memory_hurry_begin(BlockNode *node)
+{
+    memory_disk(node)->hurry_begins++;
+}
+
+static void memory_hurry_end(BlockNode *node)
+{
+    memory_disk(node)->hurry_ends++;
+}
+
 static int64_t memory_allocated(BlockNode *node)
 {
     return 0;
@@ -185,6 +195,8 @@ static const BlockDriver memory_driver = {
     .co_pwritev = memory_pwritev,
     .co_flush = memory_flush,
     .co_truncate = memory_truncate,
+    .hurry_begin = memory_hurry_begin,
+    .hurry_end = memory_hurry_end,
     .drain_begin = memory_drain_begin,
     .drain_end = memory_drain_end,
     .allocated_size = memory_allocated,

@@ -27,6 +27,7 @@ typedef struct MemoryDisk {
     int flushes;
     bool refuse_flush; /* flushing fails */
     int quiet_begins, quiet_ends;
+    int hurry_begins, hurry_ends;
     int set_perm_calls;
     unsigned perm, shared; /* as last told */
     bool refuse_perm;      /* set_perm fails */

@@ -179,6 +179,7 @@ static Qcow2 *bare_image(int64_t disk_size, bool read_only)
     q->node = g_new0(BlockNode, 1);
     q->node->node_name = g_strdup("disk0");
     q->node->file = &file;
+    q->node->children = g_ptr_array_new(); /* none: it stands alone */
     q->node->read_only = read_only;
     q->node->bitmaps = bitmap_list_new("disk0", disk_size);
     qcow2_header_init(&q->header);
@@ -243,6 +244,7 @@ void paper_drop(Qcow2 *q)
     bitmap_list_free(q->node->bitmaps);
     co_mutex_done(&q->lock);
     g_mutex_clear(&q->table_lock);
+    g_ptr_array_free(q->node->children, TRUE);
     g_free(q->node->node_name);
     g_free(q->node);
     g_free(q);

@@ -404,6 +404,29 @@ static void test_drivers_are_told_once(void)
     delete_all();
 }
 
+/* Also when one of them is not covered, but beneath what is. */
+static void test_drivers_are_hurried_once(void)
+{
+    BlockNode *disk = add_node(DISK, "d");
+    BlockNode *raw = add_node(RAW, "r", "d");
+    MemoryDisk *state = memory_disk(disk);
+    int begins = state->hurry_begins;
+    DrainSection *first = drain_begin_node(raw);
+    HurrySection *second = hurry_begin_all();
+
+    g_assert_cmpint(state->hurry_begins - begins, ==, 1);
+    drain_end(first);
+    g_assert_true(disk->driver_hurried);
+    first = drain_begin_node(disk);
+    hurry_end(second);
+    g_assert_cmpint(state->hurry_begins - begins, ==, 1);
+    g_assert_cmpint(state->hurry_ends, <, state->hurry_begins);
+    drain_end(first);
+    g_assert_cmpint(state->hurry_ends, ==, state->hurry_begins);
+    g_assert_cmpuint(disk->hurry_depth, ==, 0);
+    delete_all();
+}
+
 /* --- invariant 5 --- */
 
 /* Two disks are written in turns by one client; a section over both never falls between the two
@@ -756,6 +779,7 @@ int main(int argc, char **argv)
     g_test_add_func("/drain/backend-freed-or-moved-inside", test_backend_freed_or_moved_inside);
     g_test_add_func("/drain/backend-freed-while-waiting", test_backend_freed_while_waiting);
     g_test_add_func("/drain/drivers-are-told-once", test_drivers_are_told_once);
+    g_test_add_func("/drain/drivers-are-hurried-once", test_drivers_are_hurried_once);
     g_test_add_func("/drain/one-instant-over-two-disks", test_one_instant_over_two_disks);
     g_test_add_func("/drain/filter-goes-over-waiting-requests",
                     test_filter_goes_over_waiting_requests);

@@ -2,7 +2,10 @@
 /* The registry of exports: ids, references, deletion, events. */
 #include "nbd-harness.h"
 
+#include "block/blkdebug.h"
+#include "block/drivers.h"
 #include "block/iothread.h"
+#include "block/throttle.h"
 
 #define DISK "{'driver':'null-co','node-name':'%s'}"
 
@@ -185,6 +188,181 @@ static void test_close_all_waits(void)
     delete_node("d");
 }
 
+/* --- requests that would wait for hours --- */
+
+#define REQUESTS 8
+#define BLOCK    4096
+
+static ThrottleGroup *slow;
+
+/* An export of raw over blkdebug over throttle over a disk in memory. */
+static void set_up_slow(gconstpointer iothread, unsigned max_requests)
+{
+    NbdServerOptions options = { .has_max_requests = true, .max_requests = max_requests };
+    ThrottleConfig config;
+
+    throttle_config_init(&config);
+    config.rates[THROTTLE_BPS_WRITE].average = 1;
+    g_assert_true(throttle_group_add("g", &config, NULL));
+    slow = throttle_group_find("g", NULL);
+    add_node("{'driver':'null-co','node-name':'d','size':1048576}");
+    add_node("{'driver':'throttle','node-name':'t','throttle-group':'g','file':'d'}");
+    add_node("{'driver':'blkdebug','node-name':'b','image':'t'}");
+    add_node("{'driver':'raw','node-name':'r','file':'b'}");
+    start_server_with(&options);
+    add_export("{'type':'nbd','id':'e','node-name':'r','writable':true%s}",
+               iothread ? ",'iothread':'io'" : "");
+}
+
+static void tear_down_slow(const char *events)
+{
+    assert_text(take_events(), events);
+    delete_node("r");
+    delete_node("b");
+    delete_node("t");
+    delete_node("d");
+    g_assert_true(throttle_group_delete("g", NULL));
+}
+
+static void send_writes(Client *client, unsigned n)
+{
+    static const char payload[BLOCK] = { 1 };
+
+    for (unsigned i = 0; i < n; i++) {
+        client_request(client, NBD_CMD_WRITE, 0, i, i * BLOCK, BLOCK);
+        client_send(client, payload, BLOCK);
+    }
+}
+
+static void connect_and_write(Client *client)
+{
+    client_open(client, false, false);
+    client_go(client, "r", NULL);
+    send_writes(client, REQUESTS);
+    /* The first one passes. */
+    run_main_until(throttle_group_waiting(slow) == REQUESTS - 1);
+}
+
+static void assert_all_written(void)
+{
+    for (unsigned i = 0; i < REQUESTS; i++) {
+        g_assert_cmpint(memory_disk(node_find("d"))->data[i * BLOCK], ==, 1);
+    }
+}
+
+/* What had begun is done, and the limits hold again. */
+static void test_hard_hurries(gconstpointer iothread)
+{
+    Client client, other;
+
+    set_up_slow(iothread, 128);
+    add_export("{'type':'nbd','id':'f','node-name':'t','name':'f','writable':true}");
+    connect_and_write(&client);
+    g_assert_null(delete_export_error("e", BLOCK_EXPORT_REMOVE_MODE_HARD));
+    run_main_until(!export_find("e"));
+    assert_all_written();
+    g_assert_cmpuint(node_find("t")->hurry_depth, ==, 0);
+    client_open(&other, false, false);
+    client_go(&other, "f", NULL);
+    send_writes(&other, 1);
+    run_main_until(throttle_group_waiting(slow) == 1);
+    assert_text(delete_export_error("f", BLOCK_EXPORT_REMOVE_MODE_SAFE), "export 'f' still in use");
+    g_assert_null(delete_export_error("f", BLOCK_EXPORT_REMOVE_MODE_HARD));
+    run_main_until(!export_find("f"));
+    g_assert_true(nbd_server_stop(NULL));
+    client_close(&client);
+    client_close(&other);
+    tear_down_slow("BLOCK_EXPORT_DELETED e BLOCK_EXPORT_DELETED f");
+}
+
+static void test_stop_hurries(gconstpointer iothread)
+{
+    Client client;
+
+    set_up_slow(iothread, 128);
+    connect_and_write(&client);
+    g_assert_true(nbd_server_stop(NULL));
+    assert_all_written();
+    client_close(&client);
+    tear_down_slow("BLOCK_EXPORT_DELETED e");
+}
+
+static void test_close_all_hurries(gconstpointer iothread)
+{
+    Client client;
+
+    set_up_slow(iothread, 128);
+    connect_and_write(&client);
+    export_close_all_type(BLOCK_EXPORT_TYPE__MAX);
+    assert_all_written();
+    g_assert_true(nbd_server_stop(NULL));
+    client_close(&client);
+    tear_down_slow("BLOCK_EXPORT_DELETED e");
+}
+
+/* A client that has left by itself is no reason to exceed limits, until the export is to go. */
+static void test_gone_client_does_not_hurry(gconstpointer iothread)
+{
+    Client client;
+
+    set_up_slow(iothread, 128);
+    connect_and_write(&client);
+    client_close(&client);
+    for (int i = 0; i < 100; i++) {
+        run_main_once();
+    }
+    g_assert_cmpuint(throttle_group_waiting(slow), ==, REQUESTS - 1);
+    assert_text(delete_export_error("e", BLOCK_EXPORT_REMOVE_MODE_SAFE), "export 'e' still in use");
+    g_assert_true(nbd_server_stop(NULL));
+    assert_all_written();
+    tear_down_slow("BLOCK_EXPORT_DELETED e");
+}
+
+static void test_suspended_requests_go_on(gconstpointer iothread)
+{
+    BlockNode *debug;
+    Client client;
+
+    set_up_slow(iothread, 128);
+    debug = node_find("b");
+    g_assert_cmpint(blkdebug_break(debug, "write_aio", "A"), ==, 0);
+    g_assert_cmpint(blkdebug_break(debug, "write_aio", "B"), ==, 0);
+    client_open(&client, false, false);
+    client_go(&client, "r", NULL);
+    send_writes(&client, REQUESTS);
+    run_main_until(throttle_group_waiting(slow) == REQUESTS - 2);
+    g_assert_true(blkdebug_is_suspended(debug, "A") && blkdebug_is_suspended(debug, "B"));
+    g_assert_null(delete_export_error("e", BLOCK_EXPORT_REMOVE_MODE_HARD));
+    run_main_until(!export_find("e"));
+    assert_all_written();
+    g_assert_true(nbd_server_stop(NULL));
+    client_close(&client);
+    tear_down_slow("BLOCK_EXPORT_DELETED e");
+}
+
+/* What was received and not begun, be it for want of room, never is. */
+static void test_nothing_begins_after_shutdown(gconstpointer iothread)
+{
+    MemoryDisk *memory;
+    Client client;
+
+    set_up_slow(iothread, 2);
+    memory = memory_disk(node_find("d"));
+    memory_disk_hold(memory, true, false);
+    client_open(&client, false, false);
+    client_go(&client, "r", NULL);
+    send_writes(&client, REQUESTS);
+    run_main_until(throttle_group_waiting(slow) == 1 && atomic_load(&memory->writes) == 1);
+    g_assert_null(delete_export_error("e", BLOCK_EXPORT_REMOVE_MODE_HARD));
+    run_main_until(atomic_load(&memory->writes) == 2);
+    memory_disk_hold(memory, false, false);
+    run_main_until(!export_find("e"));
+    g_assert_cmpint(atomic_load(&memory->writes), ==, 2);
+    g_assert_true(nbd_server_stop(NULL));
+    client_close(&client);
+    tear_down_slow("BLOCK_EXPORT_DELETED e");
+}
+
 static void test_iothread_is_held(void)
 {
     g_autoptr(GError) error = NULL;
@@ -197,9 +375,20 @@ static void test_iothread_is_held(void)
     delete_node("d");
 }
 
+static void add_on_both_loops(const char *name, GTestDataFunc fn)
+{
+    g_autofree char *on_main = g_strdup_printf("/export/%s/main", name);
+    g_autofree char *on_thread = g_strdup_printf("/export/%s/iothread", name);
+
+    g_test_add_data_func(on_main, NULL, fn);
+    g_test_add_data_func(on_thread, "", fn);
+}
+
 int main(int argc, char **argv)
 {
     nbd_harness_init(&argc, &argv);
+    throttle_driver_register();
+    blkdebug_driver_register();
     g_test_add_func("/export/refusals", test_refusals);
     g_test_add_func("/export/long-names", test_long_names);
     g_test_add_func("/export/newest-first", test_newest_first);
@@ -209,5 +398,11 @@ int main(int argc, char **argv)
     g_test_add_func("/export/no-deletion-inside-a-poll", test_no_deletion_inside_a_poll);
     g_test_add_func("/export/close-all-waits", test_close_all_waits);
     g_test_add_func("/export/iothread-is-held", test_iothread_is_held);
+    add_on_both_loops("hurry/hard", test_hard_hurries);
+    add_on_both_loops("hurry/server-stop", test_stop_hurries);
+    add_on_both_loops("hurry/close-all", test_close_all_hurries);
+    add_on_both_loops("hurry/not-for-a-gone-client", test_gone_client_does_not_hurry);
+    add_on_both_loops("hurry/suspended", test_suspended_requests_go_on);
+    add_on_both_loops("nothing-begins-after-shutdown", test_nothing_begins_after_shutdown);
     return nbd_harness_run();
 }

@@ -200,6 +200,12 @@ static size_t memory_of(const NbdTransmission *tx, const NbdRequestHeader *heade
     return header->command == NBD_CMD_READ ? header->length : payload;
 }
 
+/* Whether the client was turned away: what it sent and is not begun never will be. */
+static bool is_turned_away(const NbdTransmission *tx)
+{
+    return atomic_load(&tx->conn->channel.is_shut);
+}
+
 /* Receive one request and start it. False when there will be no more. */
 static bool coroutine_fn receive_request(NbdTransmission *tx)
 {
@@ -211,7 +217,7 @@ static bool coroutine_fn receive_request(NbdTransmission *tx)
     uint32_t error;
     size_t memory;
 
-    if (!fill(tx, header_bytes) ||
+    if (!fill(tx, header_bytes) || is_turned_away(tx) ||
         !nbd_decode_request(tx->recv_buffer + tx->recv_begin, tx->conn->extended, &header)) {
         return false;
     }
@@ -236,6 +242,10 @@ static bool coroutine_fn receive_request(NbdTransmission *tx)
             nbd_request_done(request);
             return false;
         }
+    }
+    if (is_turned_away(tx)) {
+        nbd_request_done(request);
+        return false;
     }
     coroutine_start(nbd_request_run, request);
     return !tx->broken;
