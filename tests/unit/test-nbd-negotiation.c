@@ -465,6 +465,37 @@ static void test_max_connections(void)
     tear_down();
 }
 
+/* Places are taken by clients that say nothing. While others wait for one they have but a quarter
+ * of their time; one that has chosen stays. */
+static void test_silent_clients_make_room(void)
+{
+    uint8_t greeting[NBD_GREETING_BYTES];
+    Client chosen, silent[3], late;
+    char byte;
+
+    add_node("{'driver':'null-co','node-name':'d'}");
+    start_server(4, 4);
+    add_export("{'type':'nbd','id':'e','node-name':'d'}");
+    client_open(&chosen, false, false);
+    client_go(&chosen, "d", NULL);
+    for (size_t i = 0; i < G_N_ELEMENTS(silent); i++) {
+        client_connect(&silent[i]);
+        client_recv(&silent[i], greeting, sizeof(greeting));
+    }
+    client_open(&late, false, false);
+    g_assert_cmpint(recv(silent[0].fd, greeting, 1, 0), ==, 0);
+    client_go(&late, "d", NULL);
+    client_read(&late, 0, 0, 1, &byte);
+    client_read(&chosen, 0, 0, 1, &byte);
+    for (size_t i = 0; i < G_N_ELEMENTS(silent); i++) {
+        client_close(&silent[i]);
+    }
+    client_close(&chosen);
+    client_close(&late);
+    run_main_until(atomic_load(&export_find("e")->refs) == 1);
+    tear_down();
+}
+
 /* Clients in the middle of negotiation do not hold the server up. */
 static void test_stop_in_the_middle(void)
 {
@@ -502,6 +533,7 @@ int main(int argc, char **argv)
     g_test_add_func("/nbd-negotiation/gone-at-any-byte", test_gone_at_any_byte);
     g_test_add_func("/nbd-negotiation/handshake-takes-too-long", test_handshake_takes_too_long);
     g_test_add_func("/nbd-negotiation/max-connections", test_max_connections);
+    g_test_add_func("/nbd-negotiation/silent-clients-make-room", test_silent_clients_make_room);
     g_test_add_func("/nbd-negotiation/stop-in-the-middle", test_stop_in_the_middle);
     return nbd_harness_run();
 }

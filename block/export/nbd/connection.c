@@ -5,6 +5,9 @@
 #include "server.h"
 #include "transmission.h"
 
+/* What part of the time for its handshake a client has while others wait for its place. */
+#define PRESSED_PART 4
+
 static const bool may_follow[NBD_STATE__MAX][NBD_STATE__MAX] = {
     [NBD_STATE_GREETING] = { [NBD_STATE_OPTIONS] = true, [NBD_STATE_CLOSED] = true },
     [NBD_STATE_OPTIONS] = { [NBD_STATE_TRANSMISSION] = true, [NBD_STATE_CLOSED] = true },
@@ -42,6 +45,23 @@ static void end_handshake(NbdConnection *conn)
 static void handshake_took_too_long(void *opaque)
 {
     nbd_connection_shutdown(opaque);
+}
+
+static void begin_handshake(NbdConnection *conn, uint32_t seconds)
+{
+    conn->handshake_timer = event_timer_new(event_loop_main(), handshake_took_too_long, conn);
+    conn->handshake_begin_ns = event_loop_now_ns();
+    conn->handshake_end_ns = conn->handshake_begin_ns + seconds * (int64_t)1000000000;
+    event_timer_set(conn->handshake_timer, conn->handshake_end_ns);
+}
+
+void nbd_connection_press(NbdConnection *conn)
+{
+    int64_t given = conn->handshake_end_ns - conn->handshake_begin_ns;
+
+    if (conn->handshake_timer) {
+        event_timer_set(conn->handshake_timer, conn->handshake_begin_ns + given / PRESSED_PART);
+    }
 }
 
 static void connection_free(NbdConnection *conn)
@@ -98,9 +118,7 @@ NbdConnection *nbd_connection_start(int fd, uint32_t handshake_seconds)
 
     nbd_channel_init(&conn->channel, fd);
     if (handshake_seconds) {
-        conn->handshake_timer = event_timer_new(event_loop_main(), handshake_took_too_long, conn);
-        event_timer_set(conn->handshake_timer,
-                        event_loop_now_ns() + handshake_seconds * (int64_t)1000000000);
+        begin_handshake(conn, handshake_seconds);
     }
     coroutine_start_on(event_loop_main(), connection_negotiate, conn);
     return conn;

@@ -32,7 +32,8 @@ typedef enum NbdState {
 struct NbdConnection {
     NbdChannel channel;
     NbdState state;
-    EventTimer *handshake_timer; /* NULL once negotiation is over */
+    int64_t handshake_begin_ns, handshake_end_ns;
+    EventTimer *handshake_timer; /* NULL without a limit, and once negotiation is over */
 
     /* What was negotiated. Constant during transmission. */
     bool fixed_newstyle;
@@ -46,6 +47,10 @@ struct NbdConnection {
 /* Serve a client on the connected socket `fd`, which becomes the connection's. A client that takes
  * longer than `handshake_seconds` (0: no limit) to choose an export is turned away. */
 NbdConnection *nbd_connection_start(int fd, uint32_t handshake_seconds);
+
+/* Others wait for the place of somebody who has not chosen an export: the client has only a quarter
+ * of the time that it was given. Main thread; any number of times. */
+void nbd_connection_press(NbdConnection *conn);
 
 /* Main thread; any number of times. */
 void nbd_connection_shutdown(NbdConnection *conn);

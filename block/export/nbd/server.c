@@ -4,8 +4,9 @@
  *
  * Everything here is on the main thread. Each socket has a coroutine on the main loop that accepts
  * clients; while there are as many as the limit allows it waits, and the kernel keeps further
- * clients waiting in turn. A stop shuts everything down and polls the main loop until all
- * listeners and connections have ended.
+ * clients waiting in turn. Then clients that have not chosen an export, of whom we know nothing
+ * yet, are given less time, so that strangers cannot keep all places for long. A stop shuts
+ * everything down and polls the main loop until all listeners and connections have ended.
  */
 #include "server.h"
 
@@ -104,10 +105,24 @@ static void wake_listeners(void)
     }
 }
 
-static void coroutine_fn wait_for_room(void)
+static void press_handshakes(void)
 {
-    g_ptr_array_add(server->waiting, coroutine_self());
-    coroutine_yield();
+    for (guint i = 0; i < server->connections->len; i++) {
+        nbd_connection_press(g_ptr_array_index(server->connections, i));
+    }
+}
+
+/* The server is full. False when the socket is of no more use. */
+static bool coroutine_fn wait_for_room(int fd)
+{
+    bool usable = co_io_poll(fd, POLLIN) >= 0;
+
+    if (usable && is_full() && !server->stopping) {
+        press_handshakes();
+        g_ptr_array_add(server->waiting, coroutine_self());
+        coroutine_yield();
+    }
+    return usable;
 }
 
 /* Accept one client, or wait. False when the socket is of no more use. */
@@ -146,11 +161,7 @@ static void coroutine_fn listener_main(void *opaque)
     bool usable = true;
 
     while (usable && !server->stopping) {
-        if (is_full()) {
-            wait_for_room();
-        } else {
-            usable = accept_one(fd);
-        }
+        usable = is_full() ? wait_for_room(fd) : accept_one(fd);
     }
     server->listeners--;
     event_loop_notify(event_loop_main());
