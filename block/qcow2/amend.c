@@ -7,6 +7,7 @@
  */
 #include "amend.h"
 #include "mapping.h"
+#include "options.h"
 #include "requests.h"
 #include "util/error.h"
 #include "util/size.h"
@@ -72,9 +73,43 @@ static int check_names(const Qcow2 *q, const BlockAmendOptions *options, GError 
     return 0;
 }
 
-static int check_downgrade(const Qcow2 *q, GError **error)
+/* Whether a compressed cluster is there: 1, 0 or -errno. */
+static int coroutine_fn has_compressed_cluster(Qcow2 *q)
 {
-    uint64_t features = q->header.incompatible & ~(uint64_t)QCOW2_INCOMPAT_DIRTY;
+    for (int64_t at = 0; at < q->header.size;) {
+        Qcow2Mapping map;
+        int ret = qcow2_map(q, at, q->header.size - at, &map);
+
+        if (ret < 0 || map.type == MAP_COMPRESSED) {
+            return ret < 0 ? ret : 1;
+        }
+        at += map.bytes;
+    }
+    return 0;
+}
+
+/* Version 2 knows just one way to compress. */
+static int coroutine_fn check_compression(Qcow2 *q, GError **error)
+{
+    int ret =
+        q->header.compression_type == QCOW2_COMPRESSION_TYPE_ZLIB ? 0 : has_compressed_cluster(q);
+
+    if (ret < 0) {
+        merino_error_errno(error, -ret, "Could not read the tables of the image");
+    } else if (ret > 0) {
+        merino_error(error,
+                     "Cannot downgrade an image with %s compression type and existing compressed "
+                     "clusters",
+                     Qcow2CompressionType_str(q->header.compression_type));
+        ret = -ENOTSUP;
+    }
+    return ret;
+}
+
+static int coroutine_fn check_downgrade(Qcow2 *q, GError **error)
+{
+    uint64_t ignored = QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_COMPRESSION;
+    uint64_t features = q->header.incompatible & ~ignored;
 
     if (has_data_file(q)) {
         return refuse(error, -ENOTSUP, "Cannot downgrade an image with a data file");
@@ -91,7 +126,7 @@ static int check_downgrade(const Qcow2 *q, GError **error)
     if (q->header.has_bitmaps || bitmap_list_next(q->node->bitmaps, NULL)) {
         return refuse(error, -ENOTSUP, "Bitmaps prevent downgrade of image");
     }
-    return 0;
+    return check_compression(q, error);
 }
 
 static int check_size(const Qcow2 *q, const BlockAmendOptions *options, GError **error)
@@ -102,7 +137,8 @@ static int check_size(const Qcow2 *q, const BlockAmendOptions *options, GError *
     return bitmap_list_check_resize(q->node->bitmaps, options->size, error) ? 0 : -EINVAL;
 }
 
-static int check(const Qcow2 *q, const BlockAmendOptions *options, Target *target, GError **error)
+static int coroutine_fn check(Qcow2 *q, const BlockAmendOptions *options, Target *target,
+                              GError **error)
 {
     int ret;
 
@@ -168,7 +204,7 @@ static int coroutine_fn set_lazy(Qcow2 *q, bool lazy, GError **error)
         q->header.compatible = before;
         return ret;
     }
-    q->options.lazy_refcounts = lazy;
+    qcow2_options_renew(q);
     return 0;
 }
 
@@ -229,7 +265,8 @@ static int coroutine_fn downgrade(Qcow2 *q, const BlockAmendOptions *options, GE
     before = q->header;
     q->header.version = 2;
     q->header.header_bytes = QCOW2_V2_HEADER_BYTES;
-    q->header.compatible = q->header.autoclear = 0;
+    q->header.compatible = q->header.autoclear = q->header.incompatible = 0;
+    q->header.compression_type = QCOW2_COMPRESSION_TYPE_ZLIB;
     q->header.feature_names = g_array_new(FALSE, FALSE, sizeof(Qcow2DiskFeatureName));
     ret = qcow2_header_commit(q, error);
     if (ret < 0) {
@@ -240,7 +277,7 @@ static int coroutine_fn downgrade(Qcow2 *q, const BlockAmendOptions *options, GE
     g_array_unref(before.feature_names);
     g_clear_pointer(&q->header.unknown_fields, g_free);
     q->header.unknown_field_bytes = 0;
-    q->options.lazy_refcounts = false;
+    qcow2_options_renew(q);
     return 0;
 }
 

@@ -239,3 +239,15 @@ bool qcow2_options_resolve(const Qcow2 *q, const BlockdevOptionsQcow2 *options, 
     *ret = resolved;
     return true;
 }
+
+void qcow2_options_renew(Qcow2 *q)
+{
+    const BlockNode *node = q->node;
+
+    if (node->options &&
+        qcow2_options_resolve(q, &node->options->u.qcow2, node->discard_unmap, &q->options, NULL)) {
+        qcow2_tables_apply_options(q);
+    } else if (q->header.version < 3) {
+        q->options.lazy_refcounts = false;
+    }
+}

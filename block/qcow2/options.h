@@ -15,6 +15,10 @@ extern const char *const qcow2_runtime_options[];
 bool qcow2_options_resolve(const Qcow2 *q, const BlockdevOptionsQcow2 *options, bool discard_unmap,
                            Qcow2Options *ret, GError **error);
 
+/* The same for an open image whose header has changed: what depends on the disk's size or on the
+ * image's features, and was not given, follows. Drained, in or outside of coroutines. */
+void qcow2_options_renew(Qcow2 *q);
+
 /* --- open.c --- */
 
 bool qcow2_open(BlockNode *node, const BlockdevOptions *options, GError **error);

@@ -8,6 +8,7 @@
  * then the header tells the new size. Shrinking: what is beyond is dropped first, then the header
  * changes, then the file's end is cut off.
  */
+#include "options.h"
 #include "requests.h"
 #include "util/error.h"
 #include "util/size.h"
@@ -478,6 +479,7 @@ int coroutine_fn qcow2_resize(Qcow2 *q, int64_t size, PreallocMode prealloc, GEr
                           : grow(q, old_size, size, prealloc, error);
     if (ret == 0) {
         node_set_size(q->node, size);
+        qcow2_options_renew(q);
     }
     return ret;
 }

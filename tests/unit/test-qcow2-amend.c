@@ -4,6 +4,7 @@
  * makes them and finds nothing to complain of afterwards.
  */
 #include "block/drivers.h"
+#include "block/qcow2/qcow2.h"
 #include "io-harness.h"
 #include "util/error.h"
 #include "util/size.h"
@@ -193,6 +194,120 @@ static void test_refusals(void)
     check_image("extended l2: true");
 }
 
+/* Whether the mark "dirty" is in the file. */
+static bool is_marked_dirty(void)
+{
+    g_autofree char *bytes = NULL;
+
+    g_assert_true(g_file_get_contents(image_path, &bytes, NULL, NULL));
+    return bytes[79] & 1;
+}
+
+/* A write that needs a cluster, and a flush: refcounts are postponed, or are not. */
+static void write_and_flush(BlockNode *node, int64_t offset)
+{
+    BlockBackend *user = open_user(node, RW);
+
+    g_assert_cmpint(do_fill(user, offset, 64 * KiB, 0), ==, 0);
+    g_assert_cmpint(do_flush(user), ==, 0);
+    backend_free(user);
+}
+
+static char *amend_lazy(BlockNode *node, bool lazy)
+{
+    return amend(node, (BlockAmendOptions){ .has_lazy_refcounts = true, .lazy_refcounts = lazy });
+}
+
+static void test_lazy_refcounts_at_once(void)
+{
+    BlockNode *node;
+
+    make_image("");
+    node = open_image();
+    assert_text(amend_lazy(node, true), NULL);
+    write_and_flush(node, 3 * MiB);
+    g_assert_true(is_marked_dirty());
+    assert_text(amend_lazy(node, false), NULL);
+    g_assert_false(is_marked_dirty());
+    write_and_flush(node, 3 * MiB + 256 * KiB);
+    g_assert_false(is_marked_dirty());
+    assert_text(amend_lazy(node, true), NULL);
+    assert_text(amend(node, (BlockAmendOptions){ .has_version = true,
+                                                 .version = BLOCKDEV_QCOW2_VERSION_V2 }),
+                NULL);
+    write_and_flush(node, 3 * MiB + 512 * KiB);
+    g_assert_false(is_marked_dirty());
+    assert_text(amend(node, (BlockAmendOptions){ .has_version = true,
+                                                 .version = BLOCKDEV_QCOW2_VERSION_V3,
+                                                 .has_lazy_refcounts = true,
+                                                 .lazy_refcounts = true }),
+                NULL);
+    write_and_flush(node, 3 * MiB + 768 * KiB);
+    g_assert_true(is_marked_dirty());
+    assert_content(node);
+    delete_node("q");
+    check_image("lazy refcounts: true");
+}
+
+/* What the user said stays, whatever the image says. */
+static void test_given_options_stay(void)
+{
+    BlockNode *node;
+
+    make_image("");
+    node = add_node("{'driver':'qcow2','node-name':'q','lazy-refcounts':false,"
+                    "'file':{'driver':'file','filename':'%s'}}",
+                    image_path);
+    assert_text(amend_lazy(node, true), NULL);
+    write_and_flush(node, 3 * MiB);
+    g_assert_false(is_marked_dirty());
+    delete_node("q");
+    check_image("lazy refcounts: true");
+}
+
+static void test_caches_follow_the_size(void)
+{
+    BlockNode *node;
+    Qcow2 *q;
+    int64_t before;
+
+    make_image("-o cluster_size=512");
+    node = open_image();
+    q = node->state;
+    before = q->options.l2_cache_size;
+    assert_text(amend(node, (BlockAmendOptions){ .has_size = true, .size = 64 * DISK_SIZE }), NULL);
+    g_assert_cmpint(q->options.l2_cache_size, ==, 64 * before);
+    assert_content(node);
+    delete_node("q");
+    check_image("virtual size: 256 MiB");
+}
+
+static void test_compression_of_version_2(void)
+{
+    BlockAmendOptions down = { .has_version = true, .version = BLOCKDEV_QCOW2_VERSION_V2 };
+    BlockNode *node;
+
+    make_image("-o compression_type=zstd");
+    node = open_image();
+    assert_text(amend(node, down), NULL);
+    assert_content(node);
+    delete_node("q");
+    check_image("compression type: zlib");
+    make_image("-o compression_type=zstd,extended_l2=on");
+    run_shell("qemu-io -c 'write -c -P 0 1M 64k' %s > /dev/null", image_path);
+    node = open_image();
+    assert_text(amend(node, down), "Cannot downgrade an image with incompatible features 0x10 set");
+    delete_node("q");
+    make_image("-o compression_type=zstd");
+    run_shell("qemu-io -c 'write -c -P 0 1M 64k' %s > /dev/null", image_path);
+    node = open_image();
+    assert_text(amend(node, down), "Cannot downgrade an image with zstd compression type and "
+                                   "existing compressed clusters");
+    assert_content(node);
+    delete_node("q");
+    check_image("compression type: zstd");
+}
+
 static void test_back_to_a_snapshot(void)
 {
     static const char *const images[] = { "", "-o compat=0.10", "-o cluster_size=4k",
@@ -256,6 +371,10 @@ int main(int argc, char **argv)
     g_test_add_func("/qcow2/amend/narrow", test_narrow_refcounts_are_refused);
     g_test_add_func("/qcow2/amend/versions", test_versions);
     g_test_add_func("/qcow2/amend/refusals", test_refusals);
+    g_test_add_func("/qcow2/amend/lazy-refcounts", test_lazy_refcounts_at_once);
+    g_test_add_func("/qcow2/amend/given-options", test_given_options_stay);
+    g_test_add_func("/qcow2/amend/caches", test_caches_follow_the_size);
+    g_test_add_func("/qcow2/amend/compression", test_compression_of_version_2);
     g_test_add_func("/qcow2/snapshot/goto", test_back_to_a_snapshot);
     g_test_add_func("/qcow2/backing-names", test_backing_names);
     ret = io_harness_run();

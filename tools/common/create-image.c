@@ -314,6 +314,11 @@ static bool create(Making *making, GError **error)
         create_values_print(making->values);
         printf("\n");
     }
+    if (create_values_unsupported(making->values)) {
+        merino_error(error, "Encrypted images are not supported: option '%s'",
+                     create_values_unsupported(making->values));
+        return false;
+    }
     return make_image(making, error);
 }
 

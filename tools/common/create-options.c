@@ -25,6 +25,15 @@ static const CreateOption file_options[] = {
 };
 
 static const CreateOption qcow2_options[] = {
+    { "encryption", CREATE_OPTION_BOOL, NULL, NULL },
+    { "encrypt.format", CREATE_OPTION_STR, NULL, NULL },
+    { "encrypt.key-secret", CREATE_OPTION_STR, NULL, NULL },
+    { "encrypt.cipher-alg", CREATE_OPTION_STR, NULL, NULL },
+    { "encrypt.cipher-mode", CREATE_OPTION_STR, NULL, NULL },
+    { "encrypt.ivgen-alg", CREATE_OPTION_STR, NULL, NULL },
+    { "encrypt.ivgen-hash-alg", CREATE_OPTION_STR, NULL, NULL },
+    { "encrypt.hash-alg", CREATE_OPTION_STR, NULL, NULL },
+    { "encrypt.iter-time", CREATE_OPTION_NUM, NULL, NULL },
     { "cluster_size", CREATE_OPTION_SIZE, "qcow2 cluster size", "65536" },
     { "extended_l2", CREATE_OPTION_BOOL, "Extended L2 tables", "off" },
     { "preallocation", CREATE_OPTION_STR,
@@ -316,6 +325,18 @@ int64_t create_values_number(const CreateValues *values, const char *name, int64
     return (int64_t)g_ascii_strtoull(text, NULL, 10);
 }
 
+const char *create_values_unsupported(const CreateValues *values)
+{
+    for (guint i = 0; i < values->values->len; i++) {
+        const CreateValue *value = &g_array_index(values->values, CreateValue, i);
+
+        if (!value->option->help && value->value && strcmp(value->value, "off") != 0) {
+            return value->option->name;
+        }
+    }
+    return NULL;
+}
+
 void create_values_print(const CreateValues *values)
 {
     for (guint i = 0; i < values->values->len; i++) {
@@ -355,6 +376,9 @@ void create_values_print_help(const CreateValues *values)
         const CreateOption *option = g_array_index(values->values, CreateValue, i).option;
         g_autofree char *head = g_strdup_printf("%s=<%s>", option->name, kinds[option->kind]);
 
+        if (!option->help) {
+            continue;
+        }
         printf("  %-22s - %s\n", head, option->help);
     }
 }

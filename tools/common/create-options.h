@@ -20,7 +20,7 @@ typedef enum CreateOptionKind {
 typedef struct CreateOption {
     const char *name;
     CreateOptionKind kind;
-    const char *help;
+    const char *help; /* NULL: known only so that it can be refused in words */
     const char *value; /* by default; NULL: none */
 } CreateOption;
 
@@ -45,6 +45,10 @@ bool create_values_has_option(const CreateValues *values, const char *name);
 const char *create_values_get(const CreateValues *values, const char *name);
 /* The same as a number, `otherwise` when there is none; of switches, 0 and 1. */
 int64_t create_values_number(const CreateValues *values, const char *name, int64_t otherwise);
+
+/* The first that is known only to be refused, and was given; a switch that is off does not count.
+ * NULL: none. */
+const char *create_values_unsupported(const CreateValues *values);
 
 /* " name=value" for each that has one, in the drivers' order. */
 void create_values_print(const CreateValues *values);
