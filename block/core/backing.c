@@ -29,14 +29,10 @@ static char *image_folder(const BlockNode *node)
     return slash ? g_strndup(node->filename, slash + 1 - node->filename) : g_strdup("");
 }
 
-char *node_full_backing_name(const BlockNode *node, GError **error)
+char *node_backing_name_from(const BlockNode *node, const char *name, GError **error)
 {
-    const char *name = node->backing_name;
     g_autofree char *folder = NULL;
 
-    if (!name) {
-        return NULL;
-    }
     if (g_path_is_absolute(name) || image_name_has_protocol(name)) {
         return g_strdup(name);
     }
@@ -47,6 +43,11 @@ char *node_full_backing_name(const BlockNode *node, GError **error)
         return NULL;
     }
     return g_strconcat(folder, name, NULL);
+}
+
+char *node_full_backing_name(const BlockNode *node, GError **error)
+{
+    return node->backing_name ? node_backing_name_from(node, node->backing_name, error) : NULL;
 }
 
 void node_set_backing_name(BlockNode *node, const char *name, const char *format)

@@ -28,6 +28,8 @@ void node_set_backing_name(BlockNode *node, const char *name, const char *format
 /* What the header names, as a name that opens it from here: relative names begin at the folder of
  * the image. Caller frees. NULL without error when it names none. */
 char *node_full_backing_name(const BlockNode *node, GError **error);
+/* The same of any name that its header might have. */
+char *node_backing_name_from(const BlockNode *node, const char *name, GError **error);
 
 /*
  * The options of a node for the image that is called `filename`: a path, a path behind "file:", or

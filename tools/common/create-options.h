@@ -20,7 +20,7 @@ typedef enum CreateOptionKind {
 typedef struct CreateOption {
     const char *name;
     CreateOptionKind kind;
-    const char *help; /* NULL: known only so that it can be refused in words */
+    const char *help;  /* NULL: known only so that it can be refused in words */
     const char *value; /* by default; NULL: none */
 } CreateOption;
 

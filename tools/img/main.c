@@ -41,8 +41,8 @@ static const struct {
       "[--object objectdef] [--image-opts] [-f fmt] [--start-offset=offset] [--max-length=len] "
       "[--output=ofmt] [-U] filename" },
     { "rebase", img_rebase,
-      "[--object objectdef] [--image-opts] [-q] [-f fmt] [-t cache] -u -b backing_file "
-      "[-F backing_fmt] filename" },
+      "[--object objectdef] [--image-opts] [-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [-u] "
+      "-b backing_file [-F backing_fmt] filename" },
     { "resize", img_resize,
       "[--object objectdef] [--image-opts] [-f fmt] [--preallocation=prealloc] [-q] [--shrink] "
       "filename [+ | -]size" },
