@@ -6,6 +6,7 @@
  * frames. What an entry says of the length are whole sectors: the stream itself ends before.
  */
 #include "in-flight.h"
+#include "parts.h"
 #include "requests.h"
 #include "util/event-loop.h"
 
@@ -225,11 +226,38 @@ static int coroutine_fn write_packed(Qcow2 *q, int64_t guest, int64_t bytes, IoV
     return ret ? ret : store_packed(q, guest, packed, (int64_t)job.out_bytes, flags);
 }
 
+typedef struct PackPart {
+    Qcow2Parts *parts;
+    int slot;
+    Qcow2 *q;
+    int64_t guest, bytes;
+    IoVector *vec;
+    size_t at;
+    unsigned flags;
+} PackPart;
+
+static void coroutine_fn pack_part(void *opaque)
+{
+    PackPart *part = opaque;
+    Qcow2 *q = part->q;
+    uint8_t *buf = node_try_buffer(q->node->file->node, (size_t)q->cluster_size * 2);
+    int ret = -ENOMEM;
+
+    if (buf) {
+        ret = write_packed(q, part->guest, part->bytes, part->vec, part->at, buf, part->flags);
+    }
+    buffer_free(buf);
+    if (ret == -ENOSPC) {
+        ret = qcow2_write(q, part->guest, part->bytes, part->vec, part->at, part->flags);
+    }
+    qcow2_parts_end(part->parts, part->slot, ret);
+}
+
 int coroutine_fn qcow2_write_compressed(Qcow2 *q, int64_t guest, int64_t bytes, IoVector *vec,
                                         unsigned flags)
 {
-    uint8_t *buf;
-    int ret = 0;
+    Qcow2Parts parts = { 0 };
+    PackPart slots[QCOW2_PARTS_MAX];
 
     if (has_data_file(q)) {
         return -ENOTSUP;
@@ -238,18 +266,15 @@ int coroutine_fn qcow2_write_compressed(Qcow2 *q, int64_t guest, int64_t bytes, 
         (cluster_offset(q, bytes) && guest + bytes != node_size(q->node))) {
         return -EINVAL;
     }
-    buf = node_try_buffer(q->node->file->node, (size_t)q->cluster_size * 2);
-    if (!buf) {
-        return -ENOMEM;
-    }
-    for (int64_t done = 0; done < bytes && ret == 0; done += q->cluster_size) {
+    for (int64_t done = 0; done < bytes; done += q->cluster_size) {
         int64_t piece = MIN(bytes - done, q->cluster_size);
+        int slot = qcow2_parts_take(&parts);
 
-        ret = write_packed(q, guest + done, piece, vec, (size_t)done, buf, flags);
-        if (ret == -ENOSPC) {
-            ret = qcow2_write(q, guest + done, piece, vec, (size_t)done, flags);
+        if (slot < 0) {
+            break;
         }
+        slots[slot] = (PackPart){ &parts, slot, q, guest + done, piece, vec, (size_t)done, flags };
+        coroutine_start(pack_part, &slots[slot]);
     }
-    buffer_free(buf);
-    return ret;
+    return qcow2_parts_wait(&parts, 0);
 }

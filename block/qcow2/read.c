@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Reads: each run of a mapping from where it lies. No lock is held while data moves.
+ * Reads: each run of a mapping from where it lies, several at once where there are several. No lock
+ * is held while data moves.
  */
+#include "parts.h"
 #include "requests.h"
 
 #include <errno.h>
@@ -61,18 +63,82 @@ static int coroutine_fn read_run(Qcow2 *q, int64_t guest, const Qcow2Mapping *ma
     return 0;
 }
 
+/* --- several runs --- */
+
+typedef struct ReadPart {
+    Qcow2Parts *parts;
+    int slot;
+    Qcow2 *q;
+    int64_t guest;
+    Qcow2Mapping map;
+    IoVector *vec;
+    size_t at;
+} ReadPart;
+
+static void coroutine_fn read_part(void *opaque)
+{
+    ReadPart *part = opaque;
+    int ret = read_run(part->q, part->guest, &part->map, part->vec, part->at);
+
+    qcow2_parts_end(part->parts, part->slot, ret);
+}
+
+/* Whether a run is read from somewhere. */
+static bool may_wait(const Qcow2 *q, int64_t guest, const Qcow2Mapping *map)
+{
+    const BlockChild *backing = q->node->backing;
+
+    return map->type == MAP_DATA || map->type == MAP_COMPRESSED ||
+           (map->type <= MAP_UNALLOCATED_HOST && backing && guest < node_size(backing->node));
+}
+
+/* The first run is known, and is not all. */
+static int coroutine_fn read_runs(Qcow2 *q, int64_t guest, int64_t bytes, const Qcow2Mapping *first,
+                                  IoVector *vec, size_t at)
+{
+    Qcow2Parts parts = { 0 };
+    ReadPart slots[QCOW2_PARTS_MAX];
+    Qcow2Mapping map = *first;
+    int ret = 0;
+
+    for (int64_t done = 0; done < bytes && ret == 0;) {
+        int64_t here = guest + done;
+        size_t to = at + (size_t)done;
+
+        if (done > 0) {
+            ret = qcow2_map(q, here, bytes - done, &map);
+            if (ret < 0) {
+                break;
+            }
+        }
+        done += map.bytes;
+        if (done == bytes || !may_wait(q, here, &map)) {
+            ret = read_run(q, here, &map, vec, to);
+        } else {
+            int slot = qcow2_parts_take(&parts);
+
+            if (slot < 0) {
+                break;
+            }
+            slots[slot] = (ReadPart){ &parts, slot, q, here, map, vec, to };
+            coroutine_start(read_part, &slots[slot]);
+        }
+    }
+    return qcow2_parts_wait(&parts, ret);
+}
+
 int coroutine_fn qcow2_read(Qcow2 *q, int64_t guest, int64_t bytes, IoVector *vec, size_t at)
 {
     int64_t inside = CLAMP(node_size(q->node) - guest, 0, bytes);
     int ret = 0;
 
-    for (int64_t done = 0; done < inside && ret == 0;) {
+    if (inside > 0) {
         Qcow2Mapping map;
 
-        ret = qcow2_map(q, guest + done, inside - done, &map);
+        ret = qcow2_map(q, guest, inside, &map);
         if (ret == 0) {
-            ret = read_run(q, guest + done, &map, vec, at + (size_t)done);
-            done += map.bytes;
+            ret = map.bytes == inside ? read_run(q, guest, &map, vec, at)
+                                      : read_runs(q, guest, inside, &map, vec, at);
         }
     }
     if (inside < bytes && ret == 0) {

@@ -9,6 +9,7 @@
  * given back.
  */
 #include "in-flight.h"
+#include "parts.h"
 #include "requests.h"
 #include "util/size.h"
 
@@ -354,55 +355,149 @@ static int coroutine_fn end_allocation(Qcow2 *q, Allocation *a, int ret)
 
 /* --- requests --- */
 
-static int coroutine_fn write_allocating(Qcow2 *q, int64_t guest, int64_t bytes, IoVector *vec,
-                                         size_t at, unsigned flags, int64_t *ret_done)
+/* A piece of the range that is written as one: its clusters are in flight when they are new. */
+typedef struct WriteStep {
+    Qcow2 *q;
+    int64_t guest, bytes;
+    IoVector *vec;
+    size_t at;
+    unsigned flags;
+    bool allocating;
+    Allocation a; /* if so; else: */
+    int64_t host;
+} WriteStep;
+
+/* Find out where the first piece of the range goes; ends with step->bytes. */
+static int coroutine_fn begin_step(WriteStep *step)
 {
-    Allocation a = { .guest = guest, .end = guest + bytes };
+    Qcow2 *q = step->q;
+
+    for (;;) {
+        Qcow2Mapping map;
+        int ret = qcow2_map(q, step->guest, step->bytes, &map);
+
+        if (ret < 0) {
+            return ret;
+        }
+        if (map.type == MAP_DATA && map.copied) {
+            step->allocating = false;
+            step->host = map.host;
+            step->bytes = map.bytes;
+            return G_UNLIKELY(map.suspect) ? qcow2_check_overlap(q, 0, map.host, map.bytes) : 0;
+        }
+        step->allocating = true;
+        step->a = (Allocation){ .guest = step->guest, .end = step->guest + step->bytes };
+        co_mutex_lock(&q->lock);
+        ret = begin_allocation(q, &step->a);
+        co_mutex_unlock(&q->lock);
+        if (ret <= 0) {
+            step->bytes = step->a.end - step->guest;
+            return ret;
+        }
+    }
+}
+
+static int coroutine_fn finish_step(WriteStep *step)
+{
+    Qcow2 *q = step->q;
     int ret;
 
-    co_mutex_lock(&q->lock);
-    ret = begin_allocation(q, &a);
-    co_mutex_unlock(&q->lock);
-    if (ret != 0) {
-        *ret_done = 0;
-        return MIN(ret, 0);
+    if (!step->allocating) {
+        return write_in_place(q, step->host, step->bytes, step->vec, step->at, step->flags);
     }
-    ret = write_data(q, &a, vec, at, flags);
+    ret = write_data(q, &step->a, step->vec, step->at, step->flags);
     co_mutex_lock(&q->lock);
-    ret = end_allocation(q, &a, ret);
+    ret = end_allocation(q, &step->a, ret);
     co_mutex_unlock(&q->lock);
-    *ret_done = a.end - guest;
     return ret;
+}
+
+typedef struct WritePart {
+    Qcow2Parts *parts;
+    int slot;
+    WriteStep step;
+} WritePart;
+
+static void coroutine_fn write_part(void *opaque)
+{
+    WritePart *part = opaque;
+    int ret = finish_step(&part->step);
+
+    qcow2_parts_end(part->parts, part->slot, ret);
+}
+
+/* The range behind the first step, which was begun. */
+static int coroutine_fn write_steps(WritePart *first, int64_t bytes)
+{
+    Qcow2Parts *parts = first->parts;
+    const WriteStep *begun = &first->step;
+    WritePart slots[QCOW2_PARTS_MAX];
+    int64_t guest = begun->guest;
+    int64_t done = begun->bytes;
+    size_t at = begun->at;
+    int ret = 0;
+
+    first->slot = qcow2_parts_take(parts);
+    coroutine_start(write_part, first);
+    while (done < bytes && ret == 0) {
+        int slot = qcow2_parts_take(parts);
+        WritePart *part = &slots[MAX(slot, 0)];
+
+        if (slot < 0) {
+            break;
+        }
+        *part = (WritePart){ parts,
+                             slot,
+                             { .q = begun->q,
+                               .guest = guest + done,
+                               .bytes = bytes - done,
+                               .vec = begun->vec,
+                               .at = at + (size_t)done,
+                               .flags = begun->flags } };
+        ret = begin_step(&part->step);
+        if (ret < 0) {
+            qcow2_parts_end(parts, slot, ret);
+            break;
+        }
+        done += part->step.bytes;
+        if (done == bytes) {
+            write_part(part);
+        } else {
+            coroutine_start(write_part, part);
+        }
+    }
+    return qcow2_parts_wait(parts, ret);
+}
+
+/* Steps, of which most often there is one. */
+static int coroutine_fn write_stepwise(Qcow2 *q, int64_t guest, int64_t bytes, IoVector *vec,
+                                       size_t at, unsigned flags)
+{
+    Qcow2Parts parts = { 0 };
+    WritePart first = {
+        &parts, 0, { .q = q, .guest = guest, .bytes = bytes, .vec = vec, .at = at, .flags = flags }
+    };
+    int ret = begin_step(&first.step);
+
+    if (ret < 0) {
+        return ret;
+    }
+    return first.step.bytes == bytes ? finish_step(&first.step) : write_steps(&first, bytes);
 }
 
 int coroutine_fn qcow2_write(Qcow2 *q, int64_t guest, int64_t bytes, IoVector *vec, size_t at,
                              unsigned flags)
 {
-    int ret = 0;
+    Qcow2Mapping map;
+    int ret = bytes ? qcow2_map(q, guest, bytes, &map) : 0;
 
-    for (int64_t done = 0; done < bytes && ret == 0;) {
-        Qcow2Mapping map;
-        int64_t n;
-
-        ret = qcow2_map(q, guest + done, bytes - done, &map);
-        if (ret < 0) {
-            break;
-        }
-        if (map.type != MAP_DATA || !map.copied) {
-            ret =
-                write_allocating(q, guest + done, bytes - done, vec, at + (size_t)done, flags, &n);
-            done += n;
-            continue;
-        }
-        if (G_UNLIKELY(map.suspect)) {
-            ret = qcow2_check_overlap(q, 0, map.host, map.bytes);
-        }
-        if (ret == 0) {
-            ret = write_in_place(q, map.host, map.bytes, vec, at + (size_t)done, flags);
-        }
-        done += map.bytes;
+    if (ret < 0 || bytes == 0) {
+        return ret;
     }
-    return ret;
+    if (map.bytes == bytes && map.type == MAP_DATA && map.copied && !map.suspect) {
+        return write_in_place(q, map.host, bytes, vec, at, flags);
+    }
+    return write_stepwise(q, guest, bytes, vec, at, flags);
 }
 
 int coroutine_fn qcow2_write_zero_data(Qcow2 *q, int64_t guest, int64_t bytes, unsigned flags)
