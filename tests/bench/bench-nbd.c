@@ -2,7 +2,8 @@
 /*
  * The client's side of NBD measurements, on one connection to a unix socket.
  *
- *   load     requests of one kind and size, a number of them in flight, for a while
+ *   load     requests of one kind and size, a number of them in flight, for a while; or so many,
+ *            each place at most once, and a flush
  *   extents  all extents of a metadata context, from the first byte to the last
  *   mark     a 512-byte write into every n-th block, or at random into one of n
  *   zero     zeroes from the first byte to the last, a block each
@@ -29,6 +30,7 @@ static struct {
     int64_t block;
     int depth, every;
     double seconds;
+    int64_t requests;
     gboolean extended;
 } options = { .block = 4096, .depth = 1, .every = 1, .seconds = 1 };
 
@@ -39,6 +41,7 @@ static const GOptionEntry entries[] = {
     { "depth", 0, 0, G_OPTION_ARG_INT, &options.depth, "Requests in flight", "N" },
     { "every", 0, 0, G_OPTION_ARG_INT, &options.every, "mark: one block in N", "N" },
     { "seconds", 0, 0, G_OPTION_ARG_DOUBLE, &options.seconds, "load: for so long", "S" },
+    { "requests", 0, 0, G_OPTION_ARG_INT64, &options.requests, "load: so many, and a flush", "N" },
     { "context", 0, 0, G_OPTION_ARG_STRING, &options.context, "Metadata context", "NAME" },
     { "extended", 0, 0, G_OPTION_ARG_NONE, &options.extended, "Ask for extended headers", NULL },
     { NULL },
@@ -95,14 +98,27 @@ typedef struct Load {
     Wire *wire;
     bool writes, is_random;
     uint64_t next_block, blocks;
+    uint64_t to_queue; /* so many more */
     double sent_at[MAX_DEPTH];
     uint8_t *out; /* requests that leave together, and their payloads */
     size_t out_bytes;
 } Load;
 
+/* A different block for each number below their count, and in no order: the count has few divisors
+ * in common with a prime. */
+static uint64_t shuffled(uint64_t number, uint64_t blocks)
+{
+    return number * UINT64_C(2654435761) % blocks;
+}
+
 static void queue_request(Load *load, unsigned slot)
 {
-    uint64_t block = load->is_random ? rnd() % load->blocks : load->next_block++ % load->blocks;
+    uint64_t block = load->next_block++ % load->blocks;
+
+    if (load->is_random) {
+        block = options.requests ? shuffled(block, load->blocks) : rnd() % load->blocks;
+    }
+    load->to_queue--;
 
     load->out_bytes += wire_request(load->wire, load->out + load->out_bytes,
                                     load->writes ? NBD_CMD_WRITE : NBD_CMD_READ, slot,
@@ -136,7 +152,7 @@ static unsigned take_replies(Load *load, bool go_on)
         }
         note_latency(time - load->sent_at[reply.cookie]);
         done++;
-        if (go_on) {
+        if (go_on && load->to_queue) {
             load->sent_at[reply.cookie] = time;
             queue_request(load, (unsigned)reply.cookie);
         }
@@ -153,6 +169,14 @@ static void fill_payloads(uint8_t *out, size_t bytes)
     }
 }
 
+static void flush(Wire *wire)
+{
+    uint8_t request[NBD_EXTENDED_REQUEST_BYTES];
+
+    wire_send(wire, request, wire_request(wire, request, NBD_CMD_FLUSH, 0, 0, 0));
+    wire_reply(wire);
+}
+
 static void run_load(Wire *wire)
 {
     size_t room = (size_t)options.depth * ((size_t)options.block + NBD_EXTENDED_REQUEST_BYTES);
@@ -161,23 +185,27 @@ static void run_load(Wire *wire)
                   .writes = strstr(pattern, "write"),
                   .is_random = g_str_has_prefix(pattern, "rand"),
                   .blocks = wire->size / (uint64_t)options.block,
+                  .to_queue = options.requests ? (uint64_t)options.requests : UINT64_MAX,
                   .out = g_malloc(room + sizeof(uint64_t)) };
     uint64_t done = 0;
     double start;
 
     fill_payloads(load.out, room);
     start = now();
-    for (int i = 0; i < options.depth; i++) {
+    for (int i = 0; i < options.depth && load.to_queue; i++) {
         load.sent_at[i] = start;
         queue_request(&load, (unsigned)i);
     }
     flush_requests(&load);
-    while (now() - start < options.seconds) {
+    while (options.requests ? done < (uint64_t)options.requests : now() - start < options.seconds) {
         done += take_replies(&load, true);
         flush_requests(&load);
     }
+    if (options.requests) {
+        flush(wire);
+    }
     print_result(done, now() - start);
-    for (unsigned left = (unsigned)options.depth; left;) {
+    for (unsigned left = options.requests ? 0 : (unsigned)options.depth; left;) {
         left -= take_replies(&load, false);
     }
     g_free(load.out);

@@ -1,71 +1,101 @@
 # SPDX-License-Identifier: MIT
-"""qcow2 images: requests by fio, and opening and closing a disk with many persistent bitmaps.
+"""qcow2 images: requests, and opening and closing a disk with many persistent bitmaps.
 
-A row of requests is the time, or the daemon's CPU time, of one request; the flush at the end is in
-it. Images lie in the folder for temporary files.
+A row of requests is the time, and below it the daemon's CPU time, of one request; a number of them is
+sent, each to another place, and the flush behind them is in it. Images lie in memory where
+the programs are to be measured and not the disk under them; rows with "disk" and "direct" lie in
+the folder for temporary files.
 """
 
-import json
+import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import nbd
-from servers import Daemon, Pair
-from table import Row, interleave, show
+from client import run_client
+from servers import CpuClock, Daemon, Pair
+from table import Row, interleave, show, wanted
 
+KIB = 1 << 10
 MIB = 1 << 20
-GIB = 1 << 30
 TIB = 1 << 40
 ROUNDS = 5
 GRANULARITY = 65536
 TRIM_MAX = 1 << 30
+SIZE = 256 * MIB
 
 
 @dataclass
 class Case:
-    """What fio does on which kind of image."""
+    """What the client does on which kind of image."""
 
     what: str
-    filled: bool  # the image is allocated before
+    kind: str  # of the image, see make_image()
     pattern: str
     block: int
     requests: int
     depth: int = 16
+    where: str = "memory"
 
 
 CASES = [
-    Case("4 KiB random write, allocated", True, "randwrite", 4096, 20000),
-    Case("64 KiB random write, allocated", True, "randwrite", 65536, 4000),
-    Case("4 KiB random write, empty image", False, "randwrite", 4096, 8000),
-    Case("64 KiB random write, empty image", False, "randwrite", 65536, 4000),
-    Case("4 KiB random read", True, "randread", 4096, 20000),
-    Case("1 MiB sequential read", True, "read", MIB, 512),
-    Case("1 MiB sequential write, allocated", True, "write", MIB, 512),
-    Case("1 MiB sequential write, empty image", False, "write", MIB, 512),
+    Case("4 KiB random write, preallocated", "full", "randwrite", 4 * KIB, 30000),
+    Case("64 KiB random write, preallocated", "full", "randwrite", 64 * KIB, 4000),
+    Case("4 KiB random write, preallocation=metadata", "metadata", "randwrite", 4 * KIB, 30000),
+    Case("4 KiB random write, empty", "empty", "randwrite", 4 * KIB, 20000),
+    Case("64 KiB random write, empty", "empty", "randwrite", 64 * KIB, 4000),
+    Case("4 KiB random read", "full", "randread", 4 * KIB, 40000),
+    Case("64 KiB random read", "full", "randread", 64 * KIB, 8000),
+    Case("1 MiB sequential read", "full", "read", MIB, 512, 8),
+    Case("1 MiB sequential write, preallocated", "full", "write", MIB, 256, 8),
+    Case("1 MiB sequential write, empty", "empty", "write", MIB, 256, 8),
+    Case("1 MiB sequential read, scattered", "scattered", "read", MIB, 512, 8),
+    Case("1 MiB sequential write, scattered", "scattered", "write", MIB, 256, 8),
+    Case("disk 64 KiB random write, empty", "empty", "randwrite", 64 * KIB, 1500, 16, "disk"),
+    Case("disk 1 MiB sequential read, scattered", "scattered", "read", MIB, 256, 1, "disk"),
+    Case("direct 4 KiB random read", "full", "randread", 4 * KIB, 8000, 16, "direct"),
+    Case("direct 1 MiB read, scattered, depth 1", "scattered", "read", MIB, 128, 1, "direct"),
+    Case("direct 1 MiB read, scattered, depth 8", "scattered", "read", MIB, 256, 8, "direct"),
+    Case("direct 64 KiB random write, empty", "empty", "randwrite", 64 * KIB, 1500, 16, "direct"),
 ]
-SIZE = 512 * MIB
 
 
-def make_image(path: Path, filled: bool) -> None:
-    """An image of SIZE; when it is to be filled, every cluster holds data."""
+def qemu_io(path: Path, commands: str) -> None:
+    """Run commands, a line each."""
+    subprocess.run(["qemu-io", str(path)], input=commands, text=True, check=True,
+                   stdout=subprocess.DEVNULL)
+
+
+def make_image(path: Path, kind: str) -> None:
+    """An image of SIZE: 'empty'; 'metadata', with a place for everything; 'full' of data; or
+    'scattered', full of data with hardly a cluster beside its neighbour."""
     path.unlink(missing_ok=True)
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), str(SIZE)], check=True)
-    if filled:
-        subprocess.run(["qemu-io", "-c", f"write -P 1 0 {SIZE}", str(path)], check=True,
-                       stdout=subprocess.DEVNULL)
+    extra = ["-o", "preallocation=metadata"] if kind == "metadata" else []
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *extra, str(path), str(SIZE)],
+                   check=True)
+    if kind == "full":
+        qemu_io(path, f"write -P 1 0 {SIZE}\n")
+    elif kind == "scattered":
+        count = SIZE // (64 * KIB)
+        qemu_io(path, "".join(f"write -P 1 {number * 2654435761 % count * 64}k 64k\n"
+                              for number in range(count)))
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 class Image:
     """A qcow2 image opened by one daemon, and exported."""
 
-    def __init__(self, daemon: Daemon, path: Path):
+    def __init__(self, daemon: Daemon, path: Path, direct: bool = False):
         self.daemon, self.path = daemon, path
         daemon.qmp("blockdev-add", driver="qcow2", node_name="q", discard="unmap",
-                   file={"driver": "file", "filename": str(path)})
+                   cache={"direct": direct}, file={"driver": "file", "filename": str(path),
+                                                   "cache": {"direct": direct}})
         daemon.qmp("block-export-add", type="nbd", id="q", node_name="q", name="q", writable=True)
 
     def close(self) -> None:
@@ -75,44 +105,33 @@ class Image:
         self.daemon.qmp("blockdev-del", node_name="q")
 
 
-def fio(daemon: Daemon, case: Case) -> tuple[float, float]:
-    """Seconds, and CPU seconds of the daemon, of one request."""
-    before = daemon.cpu_seconds()
-    done = subprocess.run(
-        ["fio", "--name=bench", "--ioengine=nbd", f"--uri={daemon.uri('q')}",
-         f"--rw={case.pattern}", f"--bs={case.block}", f"--iodepth={case.depth}",
-         f"--size={SIZE}", f"--io_size={case.requests * case.block}", "--end_fsync=1",
-         "--randrepeat=1", "--output-format=json"],
-        check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    used = daemon.cpu_seconds() - before
-    job = json.loads(done.stdout[done.stdout.index("\n{") :])["jobs"][0]
-    return job["job_runtime"] / 1000 / case.requests, used / case.requests
-
-
-def measure_case(pair: Pair, case: Case) -> list[Row]:
-    """Two rows, time and CPU time, from the same runs; each on an image as new."""
+def measure_case(pair: Pair, folder: Path, case: Case) -> list[Row]:
+    """Two rows, time and CPU time, from the same runs. An image that grows is made anew for each."""
     used: dict[str, list[float]] = {pair.qemu.name: [], pair.merino.name: []}
 
     def sample(daemon: Daemon) -> Callable[[], float]:
-        path = pair.folder / f"{daemon.name}.qcow2"
-        if case.filled:
-            make_image(path, True)
+        path = folder / f"{daemon.name}.qcow2"
+        anew = case.kind in ("empty", "metadata")
+        if not anew:
+            make_image(path, case.kind)
 
         def once() -> float:
-            if not case.filled:
-                make_image(path, False)
-            image = Image(daemon, path)
-            seconds, cpu = fio(daemon, case)
+            if anew:
+                make_image(path, case.kind)
+            image = Image(daemon, path, case.where == "direct")
+            clock = CpuClock(daemon.process.pid)
+            done = run_client(daemon, "q", "load", pattern=case.pattern, block=case.block,
+                              depth=case.depth, requests=case.requests)
+            used[daemon.name].append(clock.seconds() / done.count)
             image.close()
-            used[daemon.name].append(cpu)
-            return seconds
+            return done.seconds / done.count
 
         return once
 
     elapsed = interleave(ROUNDS, sample(pair.qemu), sample(pair.merino))
     elapsed.what = case.what
     for daemon in (pair.qemu, pair.merino):
-        (pair.folder / f"{daemon.name}.qcow2").unlink()
+        (folder / f"{daemon.name}.qcow2").unlink()
     return [elapsed, Row("   CPU of the daemon", used[pair.qemu.name], used[pair.merino.name])]
 
 
@@ -174,13 +193,19 @@ def bitmap_rows(count: int, kind: str, pair: Pair) -> list[Row]:
 
 
 def run(program: str) -> None:
-    """All of it."""
-    with Pair(program) as pair:
-        show("qcow2 requests, time of one",
-             [row for case in CASES for row in measure_case(pair, case)])
+    """All that is wanted."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    rows = []
+    for case in CASES:
+        if wanted(case.what):
+            with Pair(program) as pair, tempfile.TemporaryDirectory(
+                    dir=memory if case.where == "memory" else None) as folder:
+                rows += measure_case(pair, Path(folder), case)
+    show("qcow2 requests, time of one", rows)
     rows = []
     for count in (1, 16, 64):
         for kind in ("empty", "1 %", "full"):
-            with Pair(program) as pair:
-                rows += bitmap_rows(count, kind, pair)
+            if wanted(f"{count} bitmaps, {kind}: open and close"):
+                with Pair(program) as pair:
+                    rows += bitmap_rows(count, kind, pair)
     show("qcow2 of 1 TiB with persistent bitmaps", rows)
