@@ -161,6 +161,7 @@ typedef struct Qcow2 {
 
     atomic_bool signaled; /* a fault was told that did not stop us */
     atomic_bool corrupt;  /* marked corrupt while open: nothing is written any more */
+    atomic_int sparse;    /* status.c: whether places may be holes in the file: 0 not known yet */
     bool flags_behind;    /* copied flags may be missing: the image stays dirty (snapshot.c) */
     bool repairing;       /* opened to be checked and repaired: dirty and corrupt are let through,
                              and snapshots are not read */

@@ -480,6 +480,7 @@ int coroutine_fn qcow2_resize(Qcow2 *q, int64_t size, PreallocMode prealloc, GEr
     if (ret == 0) {
         node_set_size(q->node, size);
         qcow2_options_renew(q);
+        atomic_store(&q->sparse, 0);
     }
     return ret;
 }

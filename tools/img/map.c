@@ -61,6 +61,10 @@ static int coroutine_fn look(BlockNode *node, Query *query, BlockStatus *status)
             status->flags = 0;
             return 0;
         }
+        if (query->offset >= node_size(node->backing->node)) {
+            status->flags |= BLOCK_STATUS_ZERO; /* the layer beneath is shorter */
+            return 0;
+        }
         node = node_skip_filters(node->backing->node);
         query->extent.depth++;
     }
