@@ -7,9 +7,11 @@
 #include "block/io.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <string.h>
 
-#define MIN_BUCKETS 64
+#define MIN_BUCKETS       64
+#define WORTH_GIVING_BACK (1024 * 1024)
 
 struct Qcow2Cache {
     Qcow2 *q;
@@ -55,11 +57,22 @@ static void slice_free(Qcow2Slice *slice)
     g_free(slice);
 }
 
+/* Memory of many small pieces stays with the process unless it is told to let go. */
+void qcow2_cache_give_back(int64_t bytes)
+{
+    if (bytes >= WORTH_GIVING_BACK) {
+        malloc_trim(0);
+    }
+}
+
 void qcow2_cache_free(Qcow2Cache *cache)
 {
+    int64_t bytes;
+
     if (!cache) {
         return;
     }
+    bytes = (int64_t)cache->slices->len << cache->slice_bits;
     for (guint i = 0; i < cache->slices->len; i++) {
         slice_free(g_ptr_array_index(cache->slices, i));
     }
@@ -67,6 +80,7 @@ void qcow2_cache_free(Qcow2Cache *cache)
     g_ptr_array_free(cache->dirty, TRUE);
     g_free(cache->bucket);
     g_free(cache);
+    qcow2_cache_give_back(bytes);
 }
 
 int64_t qcow2_cache_slice_bytes(const Qcow2Cache *cache)
@@ -364,8 +378,10 @@ void qcow2_cache_drop_clean(Qcow2Cache *cache)
     }
 }
 
-void qcow2_cache_drop_idle(Qcow2Cache *cache)
+int64_t qcow2_cache_drop_idle(Qcow2Cache *cache)
 {
+    guint before = cache->slices->len;
+
     for (guint i = cache->slices->len; i-- > 0;) {
         Qcow2Slice *slice = g_ptr_array_index(cache->slices, i);
 
@@ -375,4 +391,5 @@ void qcow2_cache_drop_idle(Qcow2Cache *cache)
             slice->idle = true;
         }
     }
+    return (int64_t)(before - cache->slices->len) << cache->slice_bits;
 }

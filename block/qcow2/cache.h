@@ -55,8 +55,10 @@ bool qcow2_cache_is_all_dirty(Qcow2Cache *cache);
 
 /* Forget what is cached of the range, dirty or not: the clusters are no table any more. */
 void qcow2_cache_drop(Qcow2Cache *cache, int64_t offset, int64_t bytes);
-/* Forget all that is clean; all that was not used since the last call. */
+/* Forget all that is clean; all that was not used since the last call, which returns its bytes. */
 void qcow2_cache_drop_clean(Qcow2Cache *cache);
-void qcow2_cache_drop_idle(Qcow2Cache *cache);
+int64_t qcow2_cache_drop_idle(Qcow2Cache *cache);
+/* So much was dropped: return it to the system. Without the lock. */
+void qcow2_cache_give_back(int64_t bytes);
 
 #endif

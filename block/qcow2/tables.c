@@ -125,11 +125,13 @@ static void arm_clean_timer(Qcow2 *q)
 static void clean_caches(void *opaque)
 {
     Qcow2 *q = opaque;
+    int64_t bytes;
 
     g_mutex_lock(&q->table_lock);
-    qcow2_cache_drop_idle(q->l2_cache);
-    qcow2_cache_drop_idle(q->refcount_cache);
+    bytes = qcow2_cache_drop_idle(q->l2_cache);
+    bytes += qcow2_cache_drop_idle(q->refcount_cache);
     g_mutex_unlock(&q->table_lock);
+    qcow2_cache_give_back(bytes);
     arm_clean_timer(q);
 }
 
