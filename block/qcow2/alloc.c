@@ -20,7 +20,7 @@
 static int64_t coroutine_fn take_run(Qcow2 *q, int64_t min, int64_t max, int64_t *ret_n,
                                      bool *ret_fresh);
 
-static int coroutine_fn move_reftable(Qcow2 *q, uint32_t entries)
+int coroutine_fn qcow2_move_reftable(Qcow2 *q, uint32_t entries)
 {
     Qcow2Table *table = &q->reftable;
     int64_t clusters = size_to_clusters(q, (int64_t)entries * 8);
@@ -55,7 +55,7 @@ static int coroutine_fn grow_reftable(Qcow2 *q, int64_t need)
     if (entries * 8 > QCOW2_MAX_REFTABLE_BYTES) {
         entries = QCOW2_MAX_REFTABLE_BYTES / 8;
     }
-    return need > entries ? -EFBIG : move_reftable(q, (uint32_t)entries);
+    return need > entries ? -EFBIG : qcow2_move_reftable(q, (uint32_t)entries);
 }
 
 /* --- refcount blocks --- */

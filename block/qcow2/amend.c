@@ -281,6 +281,17 @@ static int coroutine_fn downgrade(Qcow2 *q, const BlockAmendOptions *options, GE
     return 0;
 }
 
+static int coroutine_fn resize(Qcow2 *q, int64_t size, GError **error)
+{
+    int ret = bitmap_list_co_before_resize(q->node->bitmaps);
+
+    if (ret < 0) {
+        merino_error_errno(error, -ret, "Could not mark the bitmaps of the disk");
+        return ret;
+    }
+    return qcow2_resize(q, size, PREALLOC_MODE_OFF, error);
+}
+
 /* --- all of them --- */
 
 static int coroutine_fn change(Qcow2 *q, const BlockAmendOptions *options, const Target *target,
@@ -307,7 +318,7 @@ static int coroutine_fn change(Qcow2 *q, const BlockAmendOptions *options, const
         ret = set_lazy(q, target->lazy_refcounts, error);
     }
     if (ret == 0 && options->has_size && options->size != q->header.size) {
-        ret = qcow2_resize(q, options->size, PREALLOC_MODE_OFF, error);
+        ret = resize(q, options->size, error);
     }
     if (ret == 0 && target->version < q->header.version) {
         ret = downgrade(q, options, error);

@@ -30,4 +30,10 @@ int coroutine_fn qcow2_forget_clusters(Qcow2 *q, int64_t guest, int64_t bytes);
 /* Whole clusters that shall read as zeroes, whatever it takes. */
 int coroutine_fn qcow2_zero_clusters(Qcow2 *q, int64_t guest, int64_t bytes);
 
+/* --- shrink-refcounts.c --- */
+
+/* Give back the refcount blocks that count nothing, and the end of the table. Drained; what cannot
+ * be written stays. */
+void coroutine_fn qcow2_shrink_refcounts(Qcow2 *q);
+
 #endif

@@ -448,6 +448,7 @@ static int coroutine_fn shrink(Qcow2 *q, int64_t old_size, int64_t size, GError 
     ret = set_header_size(q, size, error);
     ret = ret ? ret : shrink_data_file(q, size, error);
     if (ret == 0 && qcow2_writeback(q) == 0) {
+        qcow2_shrink_refcounts(q);
         cut_file(q);
     }
     return ret;

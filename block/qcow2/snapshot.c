@@ -9,10 +9,14 @@
  * flags are clear (Q5); that costs copies and not data, yet a check finds fault with it, so the
  * image is marked dirty until flags and refcounts agree again, where the version has such a mark.
  *
+ * Going to a snapshot changes the disk, so bitmaps that record get what differs before it does
+ * (snapshot-diff.c).
+ *
  * The node is drained: nothing else changes tables meanwhile.
  */
 #include "snapshot.h"
 #include "header.h"
+#include "options.h"
 #include "runtime.h"
 #include "snapshot-refs.h"
 #include "util/error.h"
@@ -241,8 +245,8 @@ static int check_goto(Qcow2 *q, const Qcow2Snapshot *snapshot, GError **error)
         merino_error(error, "The disk size of snapshot '%s' is damaged", snapshot->id);
         return -EIO;
     }
-    if (bitmap_list_next(q->node->bitmaps, NULL)) {
-        merino_error(error, "Device has active dirty bitmaps");
+    if (snapshot->disk_size != q->header.size &&
+        !bitmap_list_check_resize(q->node->bitmaps, snapshot->disk_size, error)) {
         return -EINVAL;
     }
     return 0;
@@ -352,12 +356,15 @@ int coroutine_fn qcow2_co_snapshot_goto(BlockNode *node, const char *id, GError 
     ret = qcow2_refs_check(q, l1, entries, error);
     ret = ret ? ret : qcow2_copied_flags_set(q, false, error);
     ret = ret ? ret : qcow2_refs_raise(q, l1, entries, error);
+    ret = ret ? ret : qcow2_snapshot_mark(q, l1, entries, snapshot->disk_size, error);
     ret = ret ? ret : activate(q, l1, entries, snapshot->disk_size, error);
     if (ret < 0) {
         settle_flags(q, NULL);
         return ret;
     }
-    return settle_flags(q, error);
+    ret = settle_flags(q, error);
+    qcow2_options_renew(q);
+    return ret;
 }
 
 /* --- delete --- */

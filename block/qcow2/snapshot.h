@@ -41,6 +41,13 @@ int qcow2_snapshot_fail(GError **error, int ret, const char *what);
 void coroutine_fn qcow2_snapshot_free(Qcow2 *q, int64_t host, int64_t bytes);
 void qcow2_snapshot_done(Qcow2Snapshot *snapshot);
 
+/* --- snapshot-diff.c --- */
+
+/* Before the disk becomes one of `size` bytes with that L1 table, in host order: what its bitmaps
+ * need to know of it. */
+int coroutine_fn qcow2_snapshot_mark(Qcow2 *q, const uint64_t *l1, uint32_t entries, int64_t size,
+                                     GError **error);
+
 /* --- snapshot.c: the driver's functions --- */
 
 int coroutine_fn qcow2_co_snapshot_create(BlockNode *node, const SnapshotInfo *info,

@@ -210,6 +210,69 @@ static void test_refcount_table_grows(void)
     qcow2_disk_done(&disk);
 }
 
+/* --- shrinking: refcount blocks and the end of their table go as well --- */
+
+#define SMALL (MiB / 2)
+
+/* The resize that meets the fault fails or does not; done again it succeeds. Then the disk is used.
+ */
+static bool shrink_failing(Qcow2Disk *disk, int n)
+{
+    int64_t size = disk->size;
+    int ignored = 0;
+
+    open_faulty(disk);
+    calls = 0;
+    fail_at = n;
+    node_resize(disk->node, SMALL, NULL);
+    fail_at = 0;
+    g_assert_true(node_resize(disk->node, SMALL, NULL));
+    disk->size = SMALL;
+    disk_assert(disk);
+    put(disk, 100000, 200000, n & 0xff, 0, &ignored);
+    drop(disk, 0, 8 * CLUSTER, &ignored);
+    put(disk, CLUSTER, 10000, 77, 0, &ignored);
+    disk_assert(disk);
+    qcow2_disk_close(disk);
+    disk_judge(disk, 0);
+    disk->size = size;
+    return calls >= n;
+}
+
+static int64_t file_size(const char *path)
+{
+    g_autofree char *bytes = NULL;
+    gsize size;
+
+    g_assert_true(g_file_get_contents(path, &bytes, &size, NULL));
+    return (int64_t)size;
+}
+
+static void test_shrinking_fails_once(void)
+{
+    g_autofree char *full = NULL;
+    const int stride = 40;
+    Qcow2Disk disk;
+    gsize bytes;
+    bool more = true;
+
+    if (!qcow2_need_qemu()) {
+        return;
+    }
+    qcow2_disk_create(&disk, "faulty", SIZE, "cluster_size=512,refcount_bits=64", NULL);
+    disk_fill(&disk, 0, SIZE, 3);
+    qcow2_disk_close(&disk);
+    g_assert_true(g_file_get_contents(disk.path, &full, &bytes, NULL));
+    g_assert_false(shrink_failing(&disk, G_MAXINT));
+    g_assert_cmpint(file_size(disk.path), <, SMALL + SMALL / 4);
+    for (int n = 1 + (int)(test_seed() % stride); more; n += stride) {
+        g_assert_true(g_file_set_contents(disk.path, full, (gssize)bytes, NULL));
+        memset(disk.twin, 3, disk.size);
+        more = shrink_failing(&disk, n);
+    }
+    qcow2_disk_done(&disk);
+}
+
 int main(int argc, char **argv)
 {
     qcow2_harness_init(&argc, &argv);
@@ -217,5 +280,6 @@ int main(int argc, char **argv)
     g_test_add_data_func("/qcow2/faults/plain", &plain, test_calls_fail_once);
     g_test_add_data_func("/qcow2/faults/small-clusters", &small_clusters, test_calls_fail_once);
     g_test_add_func("/qcow2/faults/none", test_refcount_table_grows);
+    g_test_add_func("/qcow2/faults/shrink", test_shrinking_fails_once);
     return io_harness_run();
 }
