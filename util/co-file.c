@@ -14,6 +14,10 @@
  *    is timed, and when two of few were slow, and it was not other processes that took the time,
  *    the backend gets all for a while, longer each time.
  *  - both, plainly, on a file system in memory.
+ * A write in place keeps the whole loop. Where writes to a file take long although nothing
+ * throttles them (ext4 walks all blocks of a large folio for each), and other coroutines are ready
+ * to run meanwhile, the kernel's thread for that file does them: one processor copies what others
+ * write.
  * Descriptors opened with O_DIRECT go to the backend.
  *
  * What is known of a descriptor is kept in a small table of each loop, and looked up anew now and
@@ -49,6 +53,14 @@
 #define PAUSE_MIN_NS  INT64_C(100000000)
 #define PAUSE_MAX_NS  INT64_C(10000000000)
 
+/* The way to a kernel thread and back costs a few microseconds, and a wake-up. What is known of the
+ * cost fades while writes go that way, so that it is found out anew after some hundreds. */
+#define COSTLY_WRITE_NS INT64_C(10000)
+#define COST_STEPS      16
+#define COST_STEP_MIN   INT64_C(100)
+#define COST_FADES      512
+#define MIN_READY       2
+
 /* XFS has no entry in <linux/magic.h>. */
 #define XFS_MAGIC 0x58465342
 
@@ -78,6 +90,7 @@ struct FileTrait {
     unsigned slowness; /* of plain writes: SLOWNESS for a slow one, less 1 for each quick one */
     int64_t write_pause_end_ns;
     int64_t write_pause_ns;
+    int64_t write_cost_ns; /* about the median of plain writes */
 };
 
 /* What is worth trying on a buffered regular file of a file system. */
@@ -219,6 +232,26 @@ static long voluntary_switches(void)
     return getrusage(RUSAGE_THREAD, &usage) == 0 ? usage.ru_nvcsw : 0;
 }
 
+/* A running median: up by a part of itself for each that took longer, down for each other. */
+static void note_cost(FileTrait *trait, int64_t took_ns)
+{
+    int64_t step = MAX(trait->write_cost_ns / COST_STEPS, COST_STEP_MIN);
+
+    trait->write_cost_ns += took_ns > trait->write_cost_ns ? step : -step;
+}
+
+/* Whether the kernel's thread for this file had better do a write. While it has some to do, others
+ * follow them: two threads would only wait for each other at the file. */
+static bool belongs_elsewhere(EventLoop *loop, FileTrait *trait)
+{
+    if (trait->write_cost_ns < COSTLY_WRITE_NS || !event_loop_has_uring(loop) ||
+        (!loop->writes_away && loop->ready.n < MIN_READY)) {
+        return false;
+    }
+    trait->write_cost_ns -= trait->write_cost_ns / COST_FADES;
+    return true;
+}
+
 static void note_slow_write(FileTrait *trait, int64_t end)
 {
     if (trait->slowness) {
@@ -244,6 +277,7 @@ static ssize_t write_timed(FileTrait *trait, const IoRequest *req)
     }
     count = pwritev(req->fd, req->iov, req->niov, req->offset);
     end = event_loop_now_ns();
+    note_cost(trait, end - start);
     if (G_UNLIKELY(end - start > SLOW_WRITE_NS) &&
         (!suspicious || voluntary_switches() != switches)) {
         note_slow_write(trait, end);
@@ -253,7 +287,7 @@ static ssize_t write_timed(FileTrait *trait, const IoRequest *req)
     return count;
 }
 
-static bool write_in_place(EventLoop *loop, const IoRequest *req, ssize_t *ret_count)
+static bool write_in_place(EventLoop *loop, IoRequest *req, ssize_t *ret_count)
 {
     FileTrait *trait = trait_of(loop, req->fd);
     int64_t bytes = total(req->iov, req->niov);
@@ -268,9 +302,23 @@ static bool write_in_place(EventLoop *loop, const IoRequest *req, ssize_t *ret_c
     }
     if (*ret_count < 0 && (trait->write == PLAINLY || trait->may_block_in_write) &&
         ((req->offset | bytes) & (PAGE - 1)) == 0) {
+        req->elsewhere = belongs_elsewhere(loop, trait);
+        if (req->elsewhere) {
+            return false;
+        }
         *ret_count = write_timed(trait, req);
     }
     return *ret_count >= 0;
+}
+
+static ssize_t coroutine_fn write_elsewhere(EventLoop *loop, IoRequest *req)
+{
+    ssize_t ret;
+
+    loop->writes_away++;
+    ret = io_perform(req);
+    loop->writes_away--;
+    return ret;
 }
 
 ssize_t coroutine_fn co_io_preadv(int fd, const struct iovec *iov, int niov, int64_t offset)
@@ -312,7 +360,7 @@ ssize_t coroutine_fn co_io_pwritev(int fd, const struct iovec *iov, int niov, in
         loop->bytes_in_place += count;
         return count;
     }
-    return io_perform(&req);
+    return req.elsewhere ? write_elsewhere(loop, &req) : io_perform(&req);
 }
 
 int coroutine_fn co_io_fdatasync(int fd)

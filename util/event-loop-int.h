@@ -34,7 +34,8 @@ typedef struct IoRequest {
     int niov;
     int flags; /* write: RWF_*; fallocate: mode; poll: events */
     int64_t offset;
-    int64_t bytes; /* fallocate */
+    int64_t bytes;  /* fallocate */
+    bool elsewhere; /* write: on another thread, soon: it takes a while */
     Coroutine *co;
     ssize_t result;
     struct IoRequest *next; /* of the backend */
@@ -103,6 +104,7 @@ struct EventLoop {
     FileTrait *traits;       /* co-file.c: what is known of descriptors */
     int64_t bytes_in_place;  /* co-file.c: in this iteration */
     unsigned reads_in_place; /* co-file.c: in this iteration */
+    unsigned writes_away;    /* co-file.c: costly ones under way on another thread */
     int64_t thread_id;
     GThread *thread; /* NULL: the main loop */
     bool stopping;

@@ -23,6 +23,9 @@
 #define SQ_ENTRIES 256
 #define CQ_ENTRIES 4096
 
+/* So many operations that are for another thread do not wait for the end of the iteration. */
+#define EARLY_SUBMIT 4
+
 /* One operation moves at most what read(2) does. */
 #define MAX_TRANSFER 0x7ffff000
 
@@ -89,6 +92,9 @@ static void prepare(struct io_uring_sqe *sqe, const IoRequest *req)
             io_uring_prep_writev(sqe, req->fd, req->iov, req->niov, req->offset);
         }
         sqe->rw_flags = req->flags;
+        if (req->elsewhere) {
+            sqe->flags |= IOSQE_ASYNC;
+        }
         break;
     case IO_FDATASYNC:
         io_uring_prep_fsync(sqe, req->fd, IORING_FSYNC_DATASYNC);
@@ -110,6 +116,9 @@ static void uring_start(EventLoop *loop, IoRequest *req)
 
     if (G_LIKELY(sqe)) {
         prepare(sqe, req);
+        if (req->elsewhere && io_uring_sq_ready(&state->ring) >= EARLY_SUBMIT) {
+            io_uring_submit(&state->ring);
+        }
         return;
     }
     req->next = NULL;

@@ -277,6 +277,51 @@ static void more_than_the_queue_holds(void)
     close(flood.fd);
 }
 
+/* Writes that take long enough to be done elsewhere, beside others on the same loop. */
+#define BUSY_WRITERS 32
+#define BUSY_ROUNDS  50
+#define BUSY_PIECE   (64 * KiB)
+
+typedef struct BusyFile {
+    int fd;
+    int n_begun, n_left;
+    atomic_bool done;
+} BusyFile;
+
+static void write_and_look(void *opaque)
+{
+    BusyFile *file = opaque;
+    int64_t offset = file->n_begun++ * BUSY_PIECE;
+    unsigned char *buf = g_malloc(BUSY_PIECE), *found = g_malloc(BUSY_PIECE);
+
+    for (int round = 0; round < BUSY_ROUNDS; round++) {
+        struct iovec iov = { buf, BUSY_PIECE };
+
+        coroutine_pause();
+        memset(buf, (int)g_rand_int_range(rnd, 0, 256), BUSY_PIECE);
+        g_assert_cmpint(co_io_pwritev(file->fd, &iov, 1, offset, 0), ==, BUSY_PIECE);
+        iov.iov_base = found;
+        g_assert_cmpint(co_io_preadv(file->fd, &iov, 1, offset), ==, BUSY_PIECE);
+        g_assert_cmpmem(found, BUSY_PIECE, buf, BUSY_PIECE);
+    }
+    g_free(buf);
+    g_free(found);
+    if (--file->n_left == 0) {
+        atomic_store(&file->done, true);
+    }
+}
+
+static void costly_writes_beside_others(void)
+{
+    BusyFile file = { .fd = open_temporary(0), .n_left = BUSY_WRITERS };
+
+    for (int i = 0; i < BUSY_WRITERS; i++) {
+        coroutine_start(write_and_look, &file);
+    }
+    event_loop_poll_until(main_loop, &file.done);
+    close(file.fd);
+}
+
 /* A stream of numbered bytes through a socket pair, each end on a loop of its own. */
 #define STREAM_SIZE (8 * MiB)
 
@@ -596,6 +641,7 @@ int main(int argc, char **argv)
     g_test_add_func("/co-io/file/outside-the-cache", file_outside_the_cache);
     g_test_add_func("/co-io/file/the-greedy-let-others-run", the_greedy_let_others_run);
     g_test_add_func("/co-io/file/more-than-the-queue-holds", more_than_the_queue_holds);
+    g_test_add_func("/co-io/file/costly-writes-beside-others", costly_writes_beside_others);
     g_test_add_func("/co-io/ends-and-errors", ends_and_errors);
     g_test_add_func("/co-io/socket/streams-arrive-whole", streams_arrive_whole);
     g_test_add_func("/co-io/socket/reader-and-writer-wait-for-one",

@@ -96,6 +96,7 @@ static int coroutine_fn read_plain(NbdRequest *request, bool may_be_hole)
 static int coroutine_fn run_read(NbdRequest *request)
 {
     const NbdRequestHeader *header = &request->header;
+    BlockBackend *backend = request->tx->backend;
     bool may_have_holes = request->tx->conn->structured && !(header->flags & NBD_CMD_FLAG_DF);
     int ret;
 
@@ -108,9 +109,9 @@ static int coroutine_fn run_read(NbdRequest *request)
     if (!may_have_holes || header->length < SPARSE_READ_MIN) {
         return read_plain(request, may_have_holes);
     }
-    backend_co_enter(request->tx->backend);
+    backend_co_enter(backend);
     ret = read_sparse(request);
-    backend_leave(request->tx->backend);
+    backend_leave(backend);
     return ret;
 }
 
@@ -212,11 +213,12 @@ static int coroutine_fn run_cache(NbdRequest *request)
 
 static int coroutine_fn run_block_status(NbdRequest *request)
 {
+    BlockBackend *backend = request->tx->backend;
     int ret;
 
-    backend_co_enter(request->tx->backend);
+    backend_co_enter(backend);
     ret = nbd_block_status(request);
-    backend_leave(request->tx->backend);
+    backend_leave(backend);
     return ret < 0 ? ret : REPLIED;
 }
 

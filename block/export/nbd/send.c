@@ -9,6 +9,8 @@
  */
 #include "transmission.h"
 
+#include "util/event-loop.h"
+
 #include <errno.h>
 
 /* Nothing can be sent any more. The receiver sees the end of the stream. */
@@ -58,6 +60,8 @@ void nbd_send_init(NbdTransmission *tx)
 void nbd_send_reply(NbdRequest *request)
 {
     NbdTransmission *tx = request->tx;
+    int64_t now = event_loop_now_ns();
+    bool first = !tx->queue;
 
     if (tx->broken) {
         nbd_request_done(request);
@@ -66,7 +70,12 @@ void nbd_send_reply(NbdRequest *request)
     request->next = NULL;
     *tx->queue_end = request;
     tx->queue_end = &request->next;
-    if (!tx->flush_follows) {
+    if (first) {
+        tx->queued_ns = now;
+    } else if (now - tx->queued_ns >= NBD_REPLY_AGE_NS) {
+        nbd_send_flush(tx);
+    }
+    if (tx->queue && !tx->flush_follows) {
         start_sender(tx);
     }
 }

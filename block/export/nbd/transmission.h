@@ -5,7 +5,8 @@
  * One coroutine receives (transmission.c). It takes what the socket has in one piece, and starts a
  * coroutine for each request found in it (request.c); mostly these end without waiting. Finished
  * requests become replies (reply.c), which queue up and leave together (send.c): when the receiver
- * is about to wait or, if it waits already, once everything else that was ready has run.
+ * is about to wait or, if it waits already, once everything else that was ready has run; at the
+ * latest when the first of them is NBD_REPLY_AGE_NS old and another one comes.
  *
  *   receiver --starts--> request ... request --reply--> queue --gathered--> socket
  *      ^                                                          |
@@ -27,9 +28,10 @@
 #include "server.h"
 
 #define NBD_REQUESTS_A_TURN 64
-#define NBD_RECV_BUFFER     (64 << 10) /* bytes */
-#define NBD_SEND_PIECES     256        /* pieces of memory in one send */
-#define NBD_REPLY_HEAD      64         /* bytes: the longest fixed part of a reply */
+#define NBD_RECV_BUFFER     (64 << 10)     /* bytes */
+#define NBD_SEND_PIECES     256            /* pieces of memory in one send */
+#define NBD_REPLY_HEAD      64             /* bytes: the longest fixed part of a reply */
+#define NBD_REPLY_AGE_NS    INT64_C(50000) /* so long a reply may wait for company */
 
 typedef struct NbdTransmission NbdTransmission;
 
@@ -71,6 +73,7 @@ struct NbdTransmission {
     /* send.c */
     NbdRequest *queue;
     NbdRequest **queue_end;
+    int64_t queued_ns;  /* when the first of them came */
     bool flush_follows; /* the receiver is running and will flush before it waits */
     bool sending;       /* the sender, a coroutine of its own, has not ended */
     bool blocked;       /* the socket is full: the sender waits for it */
@@ -146,7 +149,8 @@ void nbd_reply_extents(NbdRequest *request, const NbdContextExtents *contexts, u
 
 void nbd_send_init(NbdTransmission *tx);
 
-/* Queue a reply; it will be sent soon. */
+/* Queue a reply; it will be sent soon. It may have been when this returns, so the request is not
+ * the caller's any more. */
 void nbd_send_reply(NbdRequest *request);
 
 /* Send what the socket takes now; what it does not take will be sent when it does. Never yields. */
