@@ -3,7 +3,7 @@
  * The client's side of NBD measurements, on one connection to a unix socket.
  *
  *   load     requests of one kind and size, a number of them in flight, for a while; or so many,
- *            each place at most once, and a flush
+ *            each place at most once, and a flush; of every n-th block only
  *   extents  all extents of a metadata context, from the first byte to the last
  *   mark     a 512-byte write into every n-th block, or at random into one of n
  *   zero     zeroes from the first byte to the last, a block each
@@ -31,7 +31,7 @@ static struct {
     int depth, every;
     double seconds;
     int64_t requests;
-    gboolean extended;
+    gboolean extended, no_flush;
 } options = { .block = 4096, .depth = 1, .every = 1, .seconds = 1 };
 
 static const GOptionEntry entries[] = {
@@ -39,9 +39,10 @@ static const GOptionEntry entries[] = {
       "load: read, write, randread or randwrite; mark: random", "NAME" },
     { "block", 0, 0, G_OPTION_ARG_INT64, &options.block, "Size of a request or block", "BYTES" },
     { "depth", 0, 0, G_OPTION_ARG_INT, &options.depth, "Requests in flight", "N" },
-    { "every", 0, 0, G_OPTION_ARG_INT, &options.every, "mark: one block in N", "N" },
+    { "every", 0, 0, G_OPTION_ARG_INT, &options.every, "load, mark: one block in N", "N" },
     { "seconds", 0, 0, G_OPTION_ARG_DOUBLE, &options.seconds, "load: for so long", "S" },
     { "requests", 0, 0, G_OPTION_ARG_INT64, &options.requests, "load: so many, and a flush", "N" },
+    { "no-flush", 0, 0, G_OPTION_ARG_NONE, &options.no_flush, "load: without the flush", NULL },
     { "context", 0, 0, G_OPTION_ARG_STRING, &options.context, "Metadata context", "NAME" },
     { "extended", 0, 0, G_OPTION_ARG_NONE, &options.extended, "Ask for extended headers", NULL },
     { NULL },
@@ -120,9 +121,9 @@ static void queue_request(Load *load, unsigned slot)
     }
     load->to_queue--;
 
-    load->out_bytes += wire_request(load->wire, load->out + load->out_bytes,
-                                    load->writes ? NBD_CMD_WRITE : NBD_CMD_READ, slot,
-                                    block * (uint64_t)options.block, (uint64_t)options.block);
+    load->out_bytes += wire_request(
+        load->wire, load->out + load->out_bytes, load->writes ? NBD_CMD_WRITE : NBD_CMD_READ, slot,
+        block * (uint64_t)options.every * (uint64_t)options.block, (uint64_t)options.block);
     if (load->writes) {
         load->out_bytes += (size_t)options.block; /* what lies there is as good as anything */
     }
@@ -184,7 +185,7 @@ static void run_load(Wire *wire)
     Load load = { .wire = wire,
                   .writes = strstr(pattern, "write"),
                   .is_random = g_str_has_prefix(pattern, "rand"),
-                  .blocks = wire->size / (uint64_t)options.block,
+                  .blocks = wire->size / (uint64_t)options.block / (uint64_t)options.every,
                   .to_queue = options.requests ? (uint64_t)options.requests : UINT64_MAX,
                   .out = g_malloc(room + sizeof(uint64_t)) };
     uint64_t done = 0;
@@ -201,7 +202,7 @@ static void run_load(Wire *wire)
         done += take_replies(&load, true);
         flush_requests(&load);
     }
-    if (options.requests) {
+    if (options.requests && !options.no_flush) {
         flush(wire);
     }
     print_result(done, now() - start);
