@@ -10,11 +10,12 @@ costs is added on both sides.
 import os
 import subprocess
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from client import run_client
+from client import command, run_client
 from servers import CpuClock, Daemon, Pair
 from table import Row, show
 
@@ -25,6 +26,7 @@ DISK_SIZE = 512 * MIB
 CLUSTERS = DISK_SIZE // CLUSTER
 ROUNDS = 5
 READER_SECONDS = 20
+READER_AT_WORK = 0.1  # seconds of the daemon's CPU
 THROTTLE = 20 * 1000 * 1000
 
 
@@ -88,12 +90,15 @@ class FrozenDisk:
         self._target.unlink()
 
 
-def start_fio(uri: str, *options: str) -> "subprocess.Popen[str]":
-    """fio as an NBD client."""
-    return subprocess.Popen(
-        ["fio", "--name=bench", "--ioengine=nbd", f"--uri={uri}", f"--size={DISK_SIZE}",
-         "--output-format=json", *options],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+def start_reader(daemon: Daemon) -> "subprocess.Popen[bytes]":
+    """A client that pulls the view, and is at it."""
+    clock = CpuClock(daemon.process.pid)
+    words = command(daemon, "view", "load", pattern="read", block=256 << 10, depth=16,
+                    seconds=READER_SECONDS)
+    reader = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while clock.seconds() < READER_AT_WORK:
+        time.sleep(0.01)
+    return reader
 
 
 Sample = tuple[float, float, float]
@@ -117,14 +122,13 @@ def sample(daemon: Daemon, folder: Path, case: Case) -> Sample:
     reader = None
     try:
         if case.reader:
-            reader = start_fio(daemon.uri("view"), "--rw=read", "--bs=256k", "--iodepth=16",
-                               "--time_based", f"--runtime={READER_SECONDS}")
+            reader = start_reader(daemon)
         return first_writes(disk, case)
     finally:
         disk.end()
         if reader:
             reader.terminate()
-            reader.communicate()
+            reader.wait()
 
 
 def measure(pair: Pair, folder: Path, case: Case, rounds: int) -> list[Row]:
