@@ -138,6 +138,13 @@ void io_grow(BlockNode *node, int64_t end)
     }
 }
 
+void io_follow(BlockNode *node)
+{
+    if (node->driver->current_size) {
+        grow_to(node, node_current_size(node));
+    }
+}
+
 void node_settle_size(BlockNode *node)
 {
     if (bitmap_list_size(node->bitmaps) != node_size(node)) {

@@ -31,6 +31,8 @@ static inline bool io_is_plain(const BlockNode *node, int64_t offset, int64_t by
 bool io_may_grow(const BlockChild *child, int64_t end);
 /* The driver has written up to `end`, beyond the end of the node. */
 void io_grow(BlockNode *node, int64_t end);
+/* A write beyond the end failed, and storage may be larger all the same: the node follows. */
+void io_follow(BlockNode *node);
 
 /* Any valid range, also beyond the end, which reads as zeroes. */
 int coroutine_fn io_read_any(BlockNode *node, int64_t offset, int64_t bytes, IoVector *vec,

@@ -61,11 +61,16 @@ static int check_write(const BlockChild *child, int64_t offset, int64_t bytes)
     return 0;
 }
 
-/* After the driver's part of a write. */
+/* After the driver's part of a write. One that failed may have made the storage larger as well. */
 static void check_growth(BlockNode *node, int64_t end, int ret)
 {
-    if (ret == 0 && end > node_size(node)) {
+    if (end <= node_size(node)) {
+        return;
+    }
+    if (ret == 0) {
         io_grow(node, end);
+    } else {
+        io_follow(node);
     }
 }
 
