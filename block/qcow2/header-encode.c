@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The header as bytes: fields, extensions in QEMU's order, and the backing file's name behind them.
+ * The header as bytes: fields, extensions, and the backing file's name behind them. Extensions are
+ * in QEMU's order, but for that of bitmaps, which comes first: so it lies in the first sector
+ * whatever follows, and changes together with the fields (Q6).
  */
 #include "header.h"
 #include "util/error.h"
 
 #include <string.h>
-
-#define HEADER_WRITE_ALIGN 512
 
 static const struct {
     uint8_t kind, bit;
@@ -138,15 +138,17 @@ static bool fits(const Qcow2Header *header, const GByteArray *out, GError **erro
     return true;
 }
 
-uint8_t *qcow2_header_encode(const Qcow2Header *header, size_t *ret_bytes, GError **error)
+static uint8_t *encode(const Qcow2Header *header, bool names, size_t *ret_bytes, GError **error)
 {
     GByteArray *out = g_byte_array_new();
 
     put_fields(header, out);
+    put_bitmaps(header, out);
     put_text_extension(out, QCOW2_EXT_BACKING_FORMAT, header->backing_format);
     put_text_extension(out, QCOW2_EXT_DATA_FILE, header->data_file_name);
-    put_feature_names(header, out);
-    put_bitmaps(header, out);
+    if (names) {
+        put_feature_names(header, out);
+    }
     for (guint i = 0; i < header->extensions->len; i++) {
         const Qcow2Extension *kept = &g_array_index(header->extensions, Qcow2Extension, i);
 
@@ -157,11 +159,27 @@ uint8_t *qcow2_header_encode(const Qcow2Header *header, size_t *ret_bytes, GErro
         g_byte_array_unref(out);
         return NULL;
     }
-    while (out->len % HEADER_WRITE_ALIGN) {
-        static const uint8_t zeroes[HEADER_WRITE_ALIGN];
+    while (out->len % QCOW2_HEADER_SECTOR) {
+        static const uint8_t zeroes[QCOW2_HEADER_SECTOR];
 
-        g_byte_array_append(out, zeroes, HEADER_WRITE_ALIGN - out->len % HEADER_WRITE_ALIGN);
+        g_byte_array_append(out, zeroes, QCOW2_HEADER_SECTOR - out->len % QCOW2_HEADER_SECTOR);
     }
     *ret_bytes = out->len;
     return g_byte_array_free(out, FALSE);
+}
+
+uint8_t *qcow2_header_encode(const Qcow2Header *header, size_t *ret_bytes, GError **error)
+{
+    return encode(header, true, ret_bytes, error);
+}
+
+uint8_t *qcow2_header_encode_plain(const Qcow2Header *header)
+{
+    size_t bytes;
+    uint8_t *plain = encode(header, false, &bytes, NULL);
+
+    if (plain && bytes > QCOW2_HEADER_SECTOR) {
+        g_clear_pointer(&plain, g_free);
+    }
+    return plain;
 }

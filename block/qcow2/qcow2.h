@@ -162,6 +162,7 @@ typedef struct Qcow2 {
     atomic_bool signaled; /* a fault was told that did not stop us */
     atomic_bool corrupt;  /* marked corrupt while open: nothing is written any more */
     atomic_int sparse;    /* status.c: whether places may be holes in the file: 0 not known yet */
+    bool header_unsure;   /* the file has another header, perhaps; under lock, or drained */
     bool flags_behind;    /* copied flags may be missing: the image stays dirty (snapshot.c) */
     bool repairing;       /* opened to be checked and repaired: dirty and corrupt are let through,
                              and snapshots are not read */
@@ -204,11 +205,13 @@ static inline bool has_extended_l2(const Qcow2 *q)
 /* Read and check the header of `file`. Names the field in its errors. `ret` is zeroed before. */
 bool qcow2_header_read(BlockChild *file, Qcow2Header *ret, GError **error);
 void qcow2_header_done(Qcow2Header *header);
-/* Write q->header with all extensions and names as one write; no sync. Fails when it does not fit
- * in one cluster. Drained, or under `lock`. */
-int coroutine_fn qcow2_header_write(Qcow2 *q, GError **error);
-/* The same, durable: sync, write, sync. */
+/* Write q->header with all extensions and names, durably: sync, write, sync. Fails when it does not
+ * fit in one cluster. When it fails otherwise, nobody knows which header is in the file: the caller
+ * makes q->header what it was before, and the next writeback begins with it. Drained, or under
+ * `lock`. */
 int coroutine_fn qcow2_header_commit(Qcow2 *q, GError **error);
+/* Write it again if that is so. */
+int coroutine_fn qcow2_header_settle(Qcow2 *q);
 /* Make these the feature words, durably, in a write of their own: what went before is synced first
  * when a bit is cleared (Q7). q->header follows on success. */
 int coroutine_fn qcow2_set_features(Qcow2 *q, uint64_t incompatible, uint64_t autoclear,

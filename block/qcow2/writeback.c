@@ -383,7 +383,8 @@ static int coroutine_fn run_once(Qcow2 *q, bool may_be_lazy)
         stages[i]->items = g_array_new(FALSE, FALSE, sizeof(Item));
     }
     co_mutex_lock(&q->lock);
-    ret = lazy ? announce_lazy(q) : 0;
+    ret = qcow2_header_settle(q);
+    ret = ret ? ret : lazy ? announce_lazy(q) : 0;
     if (ret == 0) {
         ret = collect(q, &run, lazy);
     } else {

@@ -345,10 +345,10 @@ static void rich_header(void)
     FIELD(autoclear, QCOW2_AUTOCLEAR_BITMAPS | UINT64_C(1) << 33);
     FIELD(n_snapshots, 3);
     FIELD(snapshots_offset, 7 * CLUSTER);
+    at = put_extension(at, QCOW2_EXT_BITMAPS, bitmaps, sizeof(bitmaps));
     at = put_extension(at, QCOW2_EXT_BACKING_FORMAT, "qcow2", 5);
     at = put_extension(at, QCOW2_EXT_DATA_FILE, "data.raw", 8);
     at = put_extension(at, QCOW2_EXT_FEATURE_NAMES, &name, sizeof(name));
-    at = put_extension(at, QCOW2_EXT_BITMAPS, bitmaps, sizeof(bitmaps));
     at = put_extension(at, 0xdeadbeef, "unknown", 7);
     at = put_extension(at, 0x00c0ffee, "", 0);
     at = put_extension(at, QCOW2_EXT_END, "", 0);
