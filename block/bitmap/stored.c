@@ -161,6 +161,18 @@ void bitmap_forget_stored(DirtyBitmap *bitmap)
     hbitmap_free(g_steal_pointer(&bitmap->stored));
 }
 
+void bitmap_list_forget_marks(BitmapList *list)
+{
+    DirtyBitmap *bitmap = NULL;
+
+    while ((bitmap = bitmap_list_next(list, bitmap))) {
+        if (bitmap->persistent) {
+            atomic_store(&bitmap->marked, false);
+        }
+    }
+    bitmap_list_expect_write(list);
+}
+
 /* --- marking --- */
 
 void bitmap_list_expect_write(BitmapList *list)

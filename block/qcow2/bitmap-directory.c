@@ -87,9 +87,14 @@ static uint64_t divide_up(uint64_t a, unsigned bits)
     return (a >> bits) + ((a & ((UINT64_C(1) << bits) - 1)) != 0);
 }
 
+uint64_t qcow2_bitmap_bits(int64_t disk_size, unsigned granularity_bits)
+{
+    return divide_up(disk_size, granularity_bits);
+}
+
 uint64_t qcow2_bitmap_data_bytes(int64_t disk_size, unsigned granularity_bits)
 {
-    return divide_up(divide_up(disk_size, granularity_bits), 3);
+    return divide_up(qcow2_bitmap_bits(disk_size, granularity_bits), 3);
 }
 
 uint64_t qcow2_bitmap_table_entries(const Qcow2BitmapGeometry *geometry, unsigned granularity_bits)

@@ -43,7 +43,8 @@ typedef struct Qcow2BitmapEntry {
     /* The rest is for whoever keeps entries in memory. */
     unsigned refs;
     uint64_t *table;          /* in host order; NULL: not read */
-    int64_t stored_size;      /* of the disk, when the table was written */
+    int64_t stored_size;      /* of the disk, when the table was written, or less since: beyond it
+                                 the stored bits mean nothing */
     atomic_bool to_be_marked; /* in use, with the next that are; set with a fault */
 } Qcow2BitmapEntry;
 
@@ -79,6 +80,7 @@ GByteArray *qcow2_bitmap_directory_encode(GPtrArray *entries);
 size_t qcow2_bitmap_entry_bytes(const Qcow2BitmapEntry *entry);
 
 /* How many bytes of bits, and table entries, a bitmap takes for a disk of that size. */
+uint64_t qcow2_bitmap_bits(int64_t disk_size, unsigned granularity_bits);
 uint64_t qcow2_bitmap_data_bytes(int64_t disk_size, unsigned granularity_bits);
 uint64_t qcow2_bitmap_table_entries(const Qcow2BitmapGeometry *geometry, unsigned granularity_bits);
 /* Whether a bitmap of that granularity fits into an image at all. */

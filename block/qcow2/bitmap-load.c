@@ -400,8 +400,8 @@ bool qcow2_bitmaps_load(void *opaque, const DirtyBitmap *bitmap, HBitmap *bits, 
     if (!entry) {
         return true;
     }
-    load.n_bits = MIN(hbitmap_size(bits),
-                      qcow2_bitmap_data_bytes(entry->stored_size, entry->granularity_bits) * 8);
+    load.n_bits =
+        MIN(hbitmap_size(bits), qcow2_bitmap_bits(entry->stored_size, entry->granularity_bits));
     hurry = hurry_begin_node(q->node); /* the main thread waits, whoever asks */
     coroutine_run(load_entry, &load);
     hurry_end(hurry);

@@ -7,9 +7,9 @@
  * the file is marked, or to new ones. A bitmap whose bits were never loaded holds what was added;
  * the clusters concerned are read and added to.
  *
- * The order (B2, B3, B4): new clusters get their refcounts, bits and tables are written, all is
- * synced; then the flags change in place, or a new directory is switched to; then what is no longer
- * referred to is freed.
+ * The order (B2, B3, B4): bits are written and new clusters get their refcounts, which are synced;
+ * tables are written and synced; then the flags change in place, or a new directory is switched to;
+ * then what is no longer referred to is freed.
  */
 #include "bitmap-internal.h"
 #include "util/error.h"
@@ -131,24 +131,11 @@ static void coroutine_fn plan_cluster(Store *store, Job *job, uint32_t i)
     job->table_changed = true;
 }
 
-/* The cluster in which a disk's size lies that is not the present one: its last bits changed their
- * meaning. */
-static uint32_t cluster_of_old_end(const Qcow2 *q, const Job *job)
-{
-    int64_t size = MIN(job->old->stored_size, q->header.size);
-
-    return (uint32_t)((uint64_t)size >> job->entry->granularity_bits) / bits_of_cluster(q);
-}
-
 static void coroutine_fn plan_changes(Store *store, Job *job)
 {
     uint64_t size = hbitmap_size(job->bits), cluster = bits_of_cluster(store->q), pos = 0;
     bool adds = bitmap_is_deferred(job->bitmap);
-    uint32_t forced = UINT32_MAX;
 
-    if (job->in_place && job->old->stored_size != store->q->header.size) {
-        forced = cluster_of_old_end(store->q, job);
-    }
     for (uint32_t next = 0; next < job->entry->table_entries; next++) {
         if (adds) {
             pos = hbitmap_next_dirty(job->bits, next * cluster, size);
@@ -156,9 +143,6 @@ static void coroutine_fn plan_changes(Store *store, Job *job)
             pos = hbitmap_next_difference(job->bits, job->known, next * cluster, size);
         } else {
             pos = next * cluster;
-        }
-        if (next <= forced && forced < job->entry->table_entries && pos / cluster > forced) {
-            pos = forced * cluster;
         }
         if (pos >= size) {
             break;
@@ -203,17 +187,21 @@ static void coroutine_fn plan_table(Store *store, Job *job)
     }
 }
 
-/* False when the bitmap cannot be stored after all and its entry stays as it is. */
+/* When the disk has been resized, the file holds bits beyond its end, or all-ones entries that
+ * reach further now: the whole bitmap is stored. False when it cannot be stored after all and its
+ * entry stays as it is. */
 static bool coroutine_fn plan_bitmap(Store *store, DirtyBitmap *bitmap, Qcow2BitmapEntry *old)
 {
     Job *job = g_new0(Job, 1);
+    bool same_size;
 
     job->bitmap = bitmap;
     job->old = old ? qcow2_bitmap_entry_ref(old) : NULL;
     job->writes = g_array_new(FALSE, FALSE, sizeof(Write));
     job->entry = new_entry(store->q, job);
     plan_table(store, job);
-    if (!job->in_place && !bitmap_load(bitmap, NULL)) {
+    same_size = job->in_place && old->stored_size == store->q->header.size;
+    if (!same_size && !bitmap_load(bitmap, NULL)) {
         job_free(job);
         return false;
     }
@@ -221,7 +209,7 @@ static bool coroutine_fn plan_bitmap(Store *store, DirtyBitmap *bitmap, Qcow2Bit
         qcow2_bitmap_frees_add_entry(store->q, &store->frees, old);
     }
     job->bits = bitmap_bits(bitmap);
-    job->known = job->in_place ? bitmap_stored_bits(bitmap) : NULL;
+    job->known = same_size ? bitmap_stored_bits(bitmap) : NULL;
     plan_changes(store, job);
     g_ptr_array_add(store->jobs, job);
     g_ptr_array_add(store->entries, qcow2_bitmap_entry_ref(job->entry));
@@ -471,6 +459,8 @@ static int coroutine_fn change_flags(Store *store)
 
 /* --- the whole --- */
 
+/* A table that stays in its place must not refer to a cluster before that is there: a cluster
+ * beyond the file's end would be a fault (B2). */
 static int coroutine_fn write_all(Store *store)
 {
     int ret = alloc_bits(store);
@@ -478,14 +468,14 @@ static int coroutine_fn write_all(Store *store)
     if (ret >= 0) {
         ret = alloc_tables(store);
     }
-    if (ret >= 0 && store->fresh.ranges->len) {
-        ret = qcow2_writeback(store->q);
-    }
     if (ret < 0) {
         return ret;
     }
     store->began = true;
     ret = write_bits(store);
+    if (ret >= 0 && store->fresh.ranges->len) {
+        ret = qcow2_writeback(store->q); /* syncs the bits, too */
+    }
     if (ret >= 0) {
         ret = write_tables(store);
     }
@@ -526,6 +516,7 @@ static int coroutine_fn store_planned(Store *store, GError **error)
         }
     }
     if (ret < 0) {
+        bitmap_list_forget_marks(store->q->node->bitmaps);
         give_up(store);
         return ret;
     }

@@ -97,6 +97,8 @@ static void coroutine_fn remove_entry(void *opaque)
     removal->ret = qcow2_bitmaps_switch_directory(q, entries, &frees, removal->error);
     if (removal->ret >= 0) {
         qcow2_bitmap_frees_run(q, &frees); /* a failure leaks */
+    } else {
+        bitmap_list_forget_marks(q->node->bitmaps);
     }
     qcow2_bitmap_frees_done(&frees);
 }
@@ -239,6 +241,17 @@ void qcow2_bitmaps_reopen_rw(Qcow2 *q)
         }
     }
     set_read_only(q, false);
+}
+
+/* --- resizing --- */
+
+void qcow2_bitmaps_resized(Qcow2 *q)
+{
+    for (guint i = 0; q->bitmaps && i < q->bitmaps->entries->len; i++) {
+        Qcow2BitmapEntry *entry = g_ptr_array_index(q->bitmaps->entries, i);
+
+        entry->stored_size = MIN(entry->stored_size, q->header.size);
+    }
 }
 
 /* --- reports --- */

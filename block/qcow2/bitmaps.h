@@ -46,6 +46,9 @@ bool qcow2_bitmaps_reopen_ro(Qcow2 *q, UndoStack *undo, GError **error);
 /* The commit of a node that becomes writable. */
 void qcow2_bitmaps_reopen_rw(Qcow2 *q);
 
+/* The disk has another size, for which all stored bitmaps are marked. */
+void qcow2_bitmaps_resized(Qcow2 *q);
+
 /* For ImageInfoSpecificQCow2: what the file says now. NULL: there is none. Caller frees. */
 Qcow2BitmapInfoList *qcow2_bitmaps_info(Qcow2 *q);
 

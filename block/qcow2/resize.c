@@ -8,6 +8,7 @@
  * then the header tells the new size. Shrinking: what is beyond is dropped first, then the header
  * changes, then the file's end is cut off.
  */
+#include "bitmaps.h"
 #include "options.h"
 #include "requests.h"
 #include "util/error.h"
@@ -482,6 +483,7 @@ int coroutine_fn qcow2_resize(Qcow2 *q, int64_t size, PreallocMode prealloc, GEr
         node_set_size(q->node, size);
         qcow2_options_renew(q);
         atomic_store(&q->sparse, 0);
+        qcow2_bitmaps_resized(q);
     }
     return ret;
 }

@@ -79,6 +79,10 @@ int coroutine_fn bitmap_list_co_before_write(BitmapList *list);
 int coroutine_fn bitmap_list_co_before_resize(BitmapList *list);
 /* The store wants co_mark() to be called before the next write in any case. Drained. */
 void bitmap_list_expect_write(BitmapList *list);
+/* Nobody knows any more which bitmaps are marked in the store, because storing or removing failed:
+ * co_mark() is called before the next write, verb or resize, with the bitmaps concerned. Drained.
+ */
+void bitmap_list_forget_marks(BitmapList *list);
 
 /*
  * The write path: bytes [offset, offset + bytes) were written, zeroed or discarded. Called after
