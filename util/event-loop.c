@@ -30,12 +30,19 @@ EventLoop *event_loop_current(void)
     return current_loop;
 }
 
+static _Atomic int64_t clock_ahead_ns;
+
 int64_t event_loop_now_ns(void)
 {
     struct timespec now;
 
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec + atomic_load(&clock_ahead_ns);
+}
+
+void event_loop_advance_clock(int64_t ns)
+{
+    atomic_fetch_add(&clock_ahead_ns, ns);
 }
 
 int64_t event_loop_thread_id(const EventLoop *loop)

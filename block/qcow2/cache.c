@@ -72,7 +72,7 @@ void qcow2_cache_free(Qcow2Cache *cache)
     if (!cache) {
         return;
     }
-    bytes = (int64_t)cache->slices->len << cache->slice_bits;
+    bytes = qcow2_cache_bytes(cache);
     for (guint i = 0; i < cache->slices->len; i++) {
         slice_free(g_ptr_array_index(cache->slices, i));
     }
@@ -86,6 +86,11 @@ void qcow2_cache_free(Qcow2Cache *cache)
 int64_t qcow2_cache_slice_bytes(const Qcow2Cache *cache)
 {
     return cache->slice_bytes;
+}
+
+int64_t qcow2_cache_bytes(const Qcow2Cache *cache)
+{
+    return (int64_t)cache->slices->len << cache->slice_bits;
 }
 
 /* --- the hash table --- */

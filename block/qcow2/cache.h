@@ -30,6 +30,7 @@ Qcow2Cache *qcow2_cache_new(Qcow2 *q, int64_t bytes, int64_t slice_bytes);
 void qcow2_cache_free(Qcow2Cache *cache); /* NULL ok; nothing is held */
 void qcow2_cache_resize(Qcow2Cache *cache, int64_t bytes);
 int64_t qcow2_cache_slice_bytes(const Qcow2Cache *cache); /* no lock needed */
+int64_t qcow2_cache_bytes(const Qcow2Cache *cache);       /* of all slices that are there */
 
 /* NULL: it is not in memory. */
 Qcow2Slice *qcow2_cache_find(Qcow2Cache *cache, int64_t offset);

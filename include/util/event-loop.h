@@ -67,6 +67,8 @@ void event_loop_notify(EventLoop *loop);
 
 /* Nanoseconds of CLOCK_MONOTONIC. */
 int64_t event_loop_now_ns(void);
+/* For tests: it is so much later than it was. A loop that waits already does not hear of it. */
+void event_loop_advance_clock(int64_t ns);
 
 /* One-shot timers of a loop; all calls on its thread. Setting an armed timer moves it. */
 EventTimer *event_timer_new(EventLoop *loop, EventLoopFn *fn, void *opaque);
