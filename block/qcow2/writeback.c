@@ -447,11 +447,18 @@ static bool is_running(Qcow2Writer *writer)
     return running;
 }
 
+/* A cache that has room for all L2 tables of the disk never needs to throw out any. */
+static bool l2_cache_is_enough(const Qcow2 *q)
+{
+    return q->options.l2_cache_size >= size_to_clusters(q, q->header.size) * q->l2_entry_size;
+}
+
 int coroutine_fn qcow2_balance(Qcow2 *q)
 {
-    bool half = qcow2_cache_is_half_dirty(q->l2_cache) ||
+    bool enough = l2_cache_is_enough(q);
+    bool half = (!enough && qcow2_cache_is_half_dirty(q->l2_cache)) ||
                 qcow2_cache_is_half_dirty(q->refcount_cache) || qcow2_frees_are_many(q);
-    bool all = qcow2_cache_is_all_dirty(q->l2_cache);
+    bool all = !enough && qcow2_cache_is_all_dirty(q->l2_cache);
 
     if (G_LIKELY(!half) || (!all && is_running(q->writer))) {
         return 0;
