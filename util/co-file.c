@@ -7,7 +7,7 @@
  *  - buffered reads with RWF_NOWAIT, which fails when the bytes are not in the cache. After a
  *    miss the next ones go straight to the backend, more of them with each further miss. On a
  *    ring only the first few of an iteration are tried: many at once are cheaper as one batch.
- *  - small buffered writes with RWF_NOWAIT, where the file system knows it. Where it does not or
+ *  - buffered writes with RWF_NOWAIT, where the file system knows it. Where it does not or
  *    refuses (as many do when space must be allocated), io_uring would give each write to a kernel
  *    thread; so whole pages are simply written when the file system is a local one: that copies
  *    them into the cache. It may block nevertheless, when the kernel throttles writers. So each
@@ -37,8 +37,10 @@
 #define TRAIT_SLOTS 64
 #define TRAIT_USES  256
 
+/* A long read that is in the cache is copied by the ring just as well; a long write would be copied
+ * by a kernel thread, which finds none of it in its processor's cache. */
 #define IN_PLACE_READ_MAX   (128 * 1024)
-#define IN_PLACE_WRITE_MAX  (64 * 1024)
+#define IN_PLACE_WRITE_MAX  (1024 * 1024)
 #define BYTES_PER_ITERATION (1024 * 1024)
 #define READS_PER_BATCH     2
 #define MISSES_MAX          6 /* skip at most 2^6 - 1 reads */
@@ -48,7 +50,8 @@
  * SLOWNESS writes are a reason to write elsewhere. But a write may also take long because its
  * thread had to make way for others; so behind a slow one it counts whether the thread itself went
  * to sleep. */
-#define SLOW_WRITE_NS INT64_C(500000)
+#define SLOW_WRITE_NS INT64_C(500000) /* and as much as copying takes: */
+#define COPY_BYTES_NS 2
 #define SLOWNESS      100
 #define PAUSE_MIN_NS  INT64_C(100000000)
 #define PAUSE_MAX_NS  INT64_C(10000000000)
@@ -60,6 +63,7 @@
 #define COST_STEP_MIN   INT64_C(100)
 #define COST_FADES      512
 #define MIN_READY       2
+#define SHORT_WRITE_MAX (64 * 1024) /* what the cost is known of */
 
 /* XFS has no entry in <linux/magic.h>. */
 #define XFS_MAGIC 0x58465342
@@ -240,10 +244,14 @@ static void note_cost(FileTrait *trait, int64_t took_ns)
     trait->write_cost_ns += took_ns > trait->write_cost_ns ? step : -step;
 }
 
-/* Whether the kernel's thread for this file had better do a write. While it has some to do, others
+/* Whether the kernel's thread for this file had better do a write. A long one always takes a while.
+ * While it has some to do, others
  * follow them: two threads would only wait for each other at the file. */
-static bool belongs_elsewhere(EventLoop *loop, FileTrait *trait)
+static bool belongs_elsewhere(EventLoop *loop, FileTrait *trait, int64_t bytes)
 {
+    if (bytes > SHORT_WRITE_MAX) {
+        return event_loop_has_uring(loop) && loop->ready.n >= MIN_READY;
+    }
     if (trait->write_cost_ns < COSTLY_WRITE_NS || !event_loop_has_uring(loop) ||
         (!loop->writes_away && loop->ready.n < MIN_READY)) {
         return false;
@@ -262,9 +270,10 @@ static void note_slow_write(FileTrait *trait, int64_t end)
 }
 
 /* Write plainly, and judge by the time it took whether that is wise. */
-static ssize_t write_timed(FileTrait *trait, const IoRequest *req)
+static ssize_t write_timed(FileTrait *trait, const IoRequest *req, int64_t bytes)
 {
     int64_t start = event_loop_now_ns(), end;
+    int64_t slow_ns = SLOW_WRITE_NS + bytes / COPY_BYTES_NS;
     bool suspicious = trait->slowness;
     long switches = 0;
     ssize_t count;
@@ -277,9 +286,10 @@ static ssize_t write_timed(FileTrait *trait, const IoRequest *req)
     }
     count = pwritev(req->fd, req->iov, req->niov, req->offset);
     end = event_loop_now_ns();
-    note_cost(trait, end - start);
-    if (G_UNLIKELY(end - start > SLOW_WRITE_NS) &&
-        (!suspicious || voluntary_switches() != switches)) {
+    if (bytes <= SHORT_WRITE_MAX) {
+        note_cost(trait, end - start);
+    }
+    if (G_UNLIKELY(end - start > slow_ns) && (!suspicious || voluntary_switches() != switches)) {
         note_slow_write(trait, end);
     } else if (trait->slowness && --trait->slowness == 0) {
         trait->write_pause_ns = 0;
@@ -302,11 +312,11 @@ static bool write_in_place(EventLoop *loop, IoRequest *req, ssize_t *ret_count)
     }
     if (*ret_count < 0 && (trait->write == PLAINLY || trait->may_block_in_write) &&
         ((req->offset | bytes) & (PAGE - 1)) == 0) {
-        req->elsewhere = belongs_elsewhere(loop, trait);
+        req->elsewhere = belongs_elsewhere(loop, trait, bytes);
         if (req->elsewhere) {
             return false;
         }
-        *ret_count = write_timed(trait, req);
+        *ret_count = write_timed(trait, req, bytes);
     }
     return *ret_count >= 0;
 }
