@@ -3,7 +3,9 @@
 
 The client is bench-nbd, which costs little, so that the servers are what is measured: with a client
 that costs more than the server, all servers look alike. A row is the time of one request, and below
-it the CPU time that the server spent on it. Files are in the page cache and on the disk before.
+it the CPU time that the server spent on it. All servers serve the same files, which are in the page
+cache and on the disk before: in what pieces a file lies in memory is a matter of luck, and more to a
+write than the server is.
 """
 
 import os
@@ -62,12 +64,13 @@ def make_file(path: Path) -> None:
 
 
 def prepare(pair: Pair) -> None:
-    """The same nodes and exports on both; each has files of its own."""
+    """The same nodes and exports on both."""
+    for node in ("file", "direct"):
+        make_file(pair.folder / f"{node}.raw")
     for daemon in (pair.qemu, pair.merino):
         for node in ("file", "direct"):
-            path = pair.folder / f"{daemon.name}-{node}.raw"
-            make_file(path)
-            daemon.qmp("blockdev-add", driver="file", node_name=node, filename=str(path),
+            daemon.qmp("blockdev-add", driver="file", node_name=node, locking="off",
+                       filename=str(pair.folder / f"{node}.raw"),
                        cache={"direct": node == "direct"})
         daemon.qmp("blockdev-add", driver="null-co", node_name="null", size=FILE_SIZE)
         daemon.qmp("blockdev-add", driver="null-co", node_name="slow", size=FILE_SIZE,
@@ -87,8 +90,7 @@ class Nbdkit:
         pid_file = folder / "nbdkit.pid"
         os.mkfifo(pid_file)
         ready = os.open(pid_file, os.O_RDONLY | os.O_NONBLOCK)
-        path = folder / "nbdkit.raw"
-        make_file(path)
+        path = folder / "file.raw"
         self.process = subprocess.Popen(
             ["nbdkit", "--foreground", "--unix", str(self.nbd_socket), "--pidfile", str(pid_file),
              "file", str(path)])
