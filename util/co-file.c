@@ -244,9 +244,9 @@ static void note_cost(FileTrait *trait, int64_t took_ns)
     trait->write_cost_ns += took_ns > trait->write_cost_ns ? step : -step;
 }
 
-/* Whether the kernel's thread for this file had better do a write. A long one always takes a while.
- * While it has some to do, others
- * follow them: two threads would only wait for each other at the file. */
+/* Whether the kernel's thread for this file had better do a write. A long one always takes a
+ * while. While it has short ones to do, others follow them: two threads would only wait for each
+ * other at the file. */
 static bool belongs_elsewhere(EventLoop *loop, FileTrait *trait, int64_t bytes)
 {
     if (bytes > SHORT_WRITE_MAX) {

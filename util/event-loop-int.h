@@ -24,7 +24,9 @@ typedef enum IoKind {
     IO_WRITE,
     IO_FDATASYNC,
     IO_FALLOCATE,
-    IO_POLL
+    IO_POLL,
+    IO_WATCH,  /* co-watch.c; only a ring can do this */
+    IO_UNWATCH /* and this: end `target` */
 } IoKind;
 
 typedef struct IoRequest {
@@ -34,8 +36,9 @@ typedef struct IoRequest {
     int niov;
     int flags; /* write: RWF_*; fallocate: mode; poll: events */
     int64_t offset;
-    int64_t bytes;  /* fallocate */
-    bool elsewhere; /* write: on another thread, soon: it takes a while */
+    int64_t bytes;            /* fallocate */
+    bool elsewhere;           /* write: on another thread, soon: it takes a while */
+    struct IoRequest *target; /* unwatch */
     Coroutine *co;
     ssize_t result;
     struct IoRequest *next; /* of the backend */
@@ -129,6 +132,9 @@ ssize_t coroutine_fn io_perform(IoRequest *req);
 
 /* Do a file operation here, blocking. Any thread. */
 ssize_t io_request_block(const IoRequest *req);
+
+/* What the kernel reports of an IO_WATCH; after the last report it has forgotten it. */
+void watch_report(IoRequest *req, int result, bool last);
 
 /* Finish `req` from the home thread, inside `wait`. */
 void loop_complete(EventLoop *loop, IoRequest *req, ssize_t result);

@@ -105,6 +105,12 @@ static void prepare(struct io_uring_sqe *sqe, const IoRequest *req)
     case IO_POLL:
         io_uring_prep_poll_add(sqe, req->fd, (unsigned)req->flags);
         break;
+    case IO_WATCH:
+        io_uring_prep_poll_multishot(sqe, req->fd, (unsigned)req->flags);
+        break;
+    case IO_UNWATCH:
+        io_uring_prep_cancel64(sqe, (uintptr_t)req->target, 0);
+        break;
     }
     io_uring_sqe_set_data(sqe, (void *)req);
 }
@@ -160,7 +166,9 @@ static void take_completions(EventLoop *loop)
         IoRequest *req = io_uring_cqe_get_data(cqe);
 
         n++;
-        if (req) {
+        if (req && req->kind == IO_WATCH) {
+            watch_report(req, cqe->res, !(cqe->flags & IORING_CQE_F_MORE));
+        } else if (req) {
             loop_complete(loop, req, cqe->res);
         } else {
             state->wake_armed = false;

@@ -96,6 +96,18 @@ int coroutine_fn co_io_poll(int fd, short events);
 ssize_t coroutine_fn co_io_recv(int fd, const struct iovec *iov, int niov);
 int coroutine_fn co_io_send(int fd, struct iovec *iov, int niov);
 
+/*
+ * Receiving from a peer that sends a request, takes the reply and sends the next. A watch stays in
+ * the kernel from one wait to the next, and rouses the loop's processor already when the peer takes
+ * what it was sent (a unix socket tells, by having room again): so it is awake when the next
+ * request comes. Worth its price only with such a peer. NULL where the loop has no io_uring. One
+ * coroutine uses a watch, always on the same loop, and frees it before the socket is closed.
+ */
+typedef struct SocketWatch SocketWatch;
+SocketWatch *socket_watch_new(int fd);
+ssize_t coroutine_fn socket_watch_recv(SocketWatch *watch, const struct iovec *iov, int niov);
+void coroutine_fn socket_watch_free(SocketWatch *watch);
+
 /* Run a blocking function on a worker thread and return what it returns. */
 typedef int WorkerFn(void *opaque);
 int coroutine_fn co_run_in_worker(WorkerFn *fn, void *opaque);

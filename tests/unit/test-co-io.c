@@ -414,6 +414,136 @@ static void streams_arrive_whole(void)
     close(stream.fd[1]);
 }
 
+/* --- a watched socket --- */
+
+typedef struct Watched {
+    int fd[2];
+    atomic_int left; /* of both sides */
+    atomic_bool done;
+} Watched;
+
+#define EXCHANGES 2000
+
+static void leave_watched(Watched *watched)
+{
+    if (atomic_fetch_sub(&watched->left, 1) == 1) {
+        atomic_store(&watched->done, true);
+        event_loop_notify(main_loop);
+    }
+}
+
+static void ask_watched(void *opaque)
+{
+    Watched *watched = opaque;
+
+    for (unsigned i = 0; i < EXCHANGES; i++) {
+        struct iovec iov = { &i, sizeof(i) };
+        unsigned reply;
+        struct iovec into = { &reply, sizeof(reply) };
+
+        g_assert_cmpint(co_io_send(watched->fd[0], &iov, 1), ==, 0);
+        g_assert_cmpint(co_io_recv(watched->fd[0], &into, 1), ==, sizeof(reply));
+        g_assert_cmpuint(reply, ==, ~i);
+    }
+    shutdown(watched->fd[0], SHUT_WR);
+    leave_watched(watched);
+}
+
+/* Begins and ends a watch every now and then, in whatever state it is. */
+static void answer_watched(void *opaque)
+{
+    Watched *watched = opaque;
+    SocketWatch *watch = socket_watch_new(watched->fd[1]);
+    unsigned request;
+    ssize_t n;
+
+    g_assert((watch != NULL) == event_loop_has_uring(event_loop_current()));
+    do {
+        struct iovec iov = { &request, sizeof(request) };
+
+        n = watch ? socket_watch_recv(watch, &iov, 1) : co_io_recv(watched->fd[1], &iov, 1);
+        if (n == 0) {
+            break;
+        }
+        g_assert_cmpint(n, ==, sizeof(request));
+        if (watch && request % 7 == 3) {
+            socket_watch_free(watch);
+            watch = socket_watch_new(watched->fd[1]);
+        }
+        request = ~request;
+        iov = (struct iovec){ &request, sizeof(request) };
+        g_assert_cmpint(co_io_send(watched->fd[1], &iov, 1), ==, 0);
+    } while (true);
+    if (watch) {
+        socket_watch_free(watch);
+    }
+    leave_watched(watched);
+}
+
+static void run_watched(EventLoop *loop)
+{
+    Watched watched = { .left = 2 };
+
+    open_pair(watched.fd);
+    coroutine_start_on(loop, answer_watched, &watched);
+    coroutine_start(ask_watched, &watched);
+    event_loop_poll_until(main_loop, &watched.done);
+    close(watched.fd[0]);
+    close(watched.fd[1]);
+}
+
+static void watched_sockets_answer(void)
+{
+    run_watched(main_loop);
+}
+
+static void watched_sockets_answer_elsewhere(void)
+{
+    EventLoop *other = event_loop_new("watcher", NULL);
+
+    run_watched(other);
+    event_loop_free(other);
+}
+
+static void receive_watched_stream(void *opaque)
+{
+    Stream *stream = opaque;
+    SocketWatch *watch = socket_watch_new(stream->fd[1]);
+    int64_t received = 0;
+    unsigned char buf[5000];
+    struct iovec iov = { buf, sizeof(buf) };
+    ssize_t n = 1;
+
+    while (watch && (n = socket_watch_recv(watch, &iov, 1)) > 0) {
+        for (ssize_t i = 0; i < n; i++) {
+            g_assert_cmpuint(buf[i], ==, stream_byte(received + i));
+        }
+        received += n;
+    }
+    g_assert_cmpint(received, ==, STREAM_SIZE);
+    socket_watch_free(watch);
+    leave_stream(stream);
+}
+
+static void watched_streams_arrive_whole(void)
+{
+    Stream stream = { .left = 2 };
+    EventLoop *other = event_loop_new("receiver", NULL);
+
+    if (!event_loop_has_uring(other)) {
+        g_test_skip("no io_uring here");
+        event_loop_free(other);
+        return;
+    }
+    open_pair(stream.fd);
+    coroutine_start_on(other, receive_watched_stream, &stream);
+    coroutine_start(send_stream, &stream);
+    event_loop_poll_until(main_loop, &stream.done);
+    event_loop_free(other);
+    close(stream.fd[0]);
+    close(stream.fd[1]);
+}
+
 /* Waiting coroutines on one socket, and what ends each wait. */
 typedef struct Waiter {
     int fd;
@@ -644,6 +774,9 @@ int main(int argc, char **argv)
     g_test_add_func("/co-io/file/costly-writes-beside-others", costly_writes_beside_others);
     g_test_add_func("/co-io/ends-and-errors", ends_and_errors);
     g_test_add_func("/co-io/socket/streams-arrive-whole", streams_arrive_whole);
+    g_test_add_func("/co-io/socket/watch/answers", watched_sockets_answer);
+    g_test_add_func("/co-io/socket/watch/answers-elsewhere", watched_sockets_answer_elsewhere);
+    g_test_add_func("/co-io/socket/watch/streams-arrive-whole", watched_streams_arrive_whole);
     g_test_add_func("/co-io/socket/reader-and-writer-wait-for-one",
                     reader_and_writer_wait_for_one_socket);
     g_test_add_func("/co-io/socket/shutdown-ends-the-waits", shutdown_ends_the_waits);

@@ -349,6 +349,59 @@ static void test_disconnect(gconstpointer form)
     tear_down();
 }
 
+/* Requests one at a time, then many at once, and so on: the server receives differently. */
+static void ask_one_by_one(unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        g_assert_cmpuint(client_do(&client, NBD_CMD_FLUSH, 0, 0, 0, NULL), ==, 0);
+    }
+}
+
+static void ask_all_at_once(unsigned n)
+{
+    uint8_t bytes[NBD_EXTENDED_REQUEST_BYTES * 16];
+    Reply reply;
+
+    for (unsigned i = 0; i < n; i += 16) {
+        size_t length = 0;
+
+        for (unsigned k = 0; k < 16; k++) {
+            length += request_header(&client, bytes + length, NBD_CMD_FLUSH, 0, i + k, 0, 0);
+        }
+        client_send(&client, bytes, length);
+        for (unsigned k = 0; k < 16; k++) {
+            client_reply(&client, 0, &reply);
+            g_assert_cmpuint(reply.cookie, ==, i + k);
+            reply_done(&reply);
+        }
+    }
+}
+
+static void test_changing_manners(gconstpointer form)
+{
+    set_up(form, WRITABLE, NULL);
+    ask_one_by_one(70);
+    ask_all_at_once(16 * 20);
+    ask_one_by_one(70);
+    ask_all_at_once(16);
+    ask_one_by_one(10);
+    tear_down();
+}
+
+/* A client that is watched goes, or is shut out. */
+static void test_gone_while_watched(gconstpointer form)
+{
+    set_up(form, WRITABLE ",'iothread':'io'", NULL);
+    ask_one_by_one(70);
+    client_close(&client);
+    client_open(&client, ((const Form *)form)->structured, ((const Form *)form)->extended);
+    client_go(&client, "d", NULL);
+    ask_one_by_one(70);
+    g_assert_null(delete_export_error("e", BLOCK_EXPORT_REMOVE_MODE_HARD));
+    g_assert_true(at_end(&client));
+    tear_down();
+}
+
 static void test_wrong_magic(gconstpointer form)
 {
     char garbage[64];
@@ -390,6 +443,8 @@ int main(int argc, char **argv)
     add_in_all_forms("storage-fails", test_storage_fails);
     g_test_add_func("/nbd-transmission/error-chunks", test_error_chunks);
     add_in_all_forms("disconnect", test_disconnect);
+    add_in_all_forms("changing-manners", test_changing_manners);
+    add_in_all_forms("gone-while-watched", test_gone_while_watched);
     add_in_all_forms("wrong-magic", test_wrong_magic);
     return nbd_harness_run();
 }

@@ -15,12 +15,17 @@
 
 static void enlarge_send_buffer(int fd)
 {
-    int domain = 0, bytes = SEND_BUFFER;
+    int bytes = SEND_BUFFER;
+
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+}
+
+static bool is_unix_socket(int fd)
+{
+    int domain = 0;
     socklen_t length = sizeof(domain);
 
-    if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) == 0 && domain == AF_UNIX) {
-        setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
-    }
+    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) == 0 && domain == AF_UNIX;
 }
 
 void nbd_channel_init(NbdChannel *channel, int fd)
@@ -29,12 +34,15 @@ void nbd_channel_init(NbdChannel *channel, int fd)
 
     channel->fd = fd;
     channel->tls = NULL;
+    channel->is_local = is_unix_socket(fd);
     atomic_init(&channel->is_shut, false);
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
     /* Replies are gathered before they are sent; waiting for more would only delay them. Fails
      * on sockets that are not TCP, which have no such delay. */
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-    enlarge_send_buffer(fd);
+    if (channel->is_local) {
+        enlarge_send_buffer(fd);
+    }
 }
 
 void nbd_channel_done(NbdChannel *channel)
@@ -84,6 +92,11 @@ ssize_t coroutine_fn nbd_channel_recv(NbdChannel *channel, const struct iovec *i
         return tls_session_recv(channel->tls, iov, niov);
     }
     return co_io_recv(channel->fd, iov, niov);
+}
+
+SocketWatch *nbd_channel_watch(NbdChannel *channel)
+{
+    return channel->is_local && !channel->tls ? socket_watch_new(channel->fd) : NULL;
 }
 
 int coroutine_fn nbd_channel_recv_all(NbdChannel *channel, void *buf, size_t bytes)

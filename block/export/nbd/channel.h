@@ -18,6 +18,7 @@
 typedef struct NbdChannel {
     int fd;
     TlsSession *tls;     /* NULL: bytes are plain */
+    bool is_local;       /* a unix socket */
     atomic_bool is_shut; /* nobody will read what is sent any more */
 } NbdChannel;
 
@@ -38,6 +39,9 @@ void nbd_channel_deny(NbdChannel *channel);
 
 /* At least one byte; 0 at the end of the stream; -errno. */
 ssize_t coroutine_fn nbd_channel_recv(NbdChannel *channel, const struct iovec *iov, int niov);
+
+/* A watch through which to receive what nbd_channel_recv() would; NULL where it is of no use. */
+SocketWatch *nbd_channel_watch(NbdChannel *channel);
 
 /* Exactly `bytes`. 0, or -errno; the end of the stream is -ECONNRESET. */
 int coroutine_fn nbd_channel_recv_all(NbdChannel *channel, void *buf, size_t bytes);

@@ -28,9 +28,10 @@
 #include "server.h"
 
 #define NBD_REQUESTS_A_TURN 64
-#define NBD_RECV_BUFFER     (64 << 10)     /* bytes */
-#define NBD_SEND_PIECES     256            /* pieces of memory in one send */
-#define NBD_REPLY_HEAD      64             /* bytes: the longest fixed part of a reply */
+#define NBD_ALTERNATE_MAX   32         /* looks at the socket; half as many for a watch to begin */
+#define NBD_RECV_BUFFER     (64 << 10) /* bytes */
+#define NBD_SEND_PIECES     256        /* pieces of memory in one send */
+#define NBD_REPLY_HEAD      64         /* bytes: the longest fixed part of a reply */
 #define NBD_REPLY_AGE_NS    INT64_C(50000) /* so long a reply may wait for company */
 
 typedef struct NbdTransmission NbdTransmission;
@@ -65,6 +66,10 @@ struct NbdTransmission {
     bool gone;                   /* no more will come, and nobody waits for replies */
     unsigned in_flight;
     size_t in_flight_bytes;
+    unsigned taken;     /* requests since the receiver last looked at the socket */
+    unsigned alternate; /* how much of late a request came for each reply: 0 to NBD_ALTERNATE_MAX */
+    bool no_watch;      /* there is none for this channel */
+    SocketWatch *watch; /* while request and reply alternate; else NULL */
     Coroutine *receiver; /* when it waits for requests to be done */
     NbdRequest *idle;
     NbdBufferPool pool;
