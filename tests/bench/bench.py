@@ -20,6 +20,7 @@ import bench_fleecing
 import bench_nbd
 import bench_qcow2
 import bench_qmp
+import bench_tls
 from table import choose_rows
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -45,6 +46,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "qmp": lambda: bench_qmp.run(str(DAEMON)),
     "qcow2": lambda: bench_qcow2.run(str(DAEMON)),
     "nbd": lambda: bench_nbd.run(str(DAEMON)),
+    "tls": lambda: bench_tls.run(str(DAEMON)),
     "bitmaps": lambda: bench_bitmaps.run(str(DAEMON)),
     "fleecing": lambda: bench_fleecing.run(str(DAEMON)),
 }
