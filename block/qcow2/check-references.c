@@ -75,12 +75,14 @@ static void set_l2_entry(L2Walk *walk, int64_t index, uint64_t value)
     walk->changed = true;
 }
 
-/* One finding about an entry, which is mended by setting it to `mended` where that is allowed. */
+/* One finding about an entry, which is mended by setting it to `mended` where that is allowed. What
+ * a snapshot calls a table is not written to: a damaged snapshot may call anything so. */
 static void G_GNUC_PRINTF(4, 5)
     l2_fault(L2Walk *walk, int64_t index, const uint64_t *mended, const char *format, ...)
 {
     BlockCheckResult *result = walk->check->result;
-    bool mend = mended && (walk->check->fix & CHECK_FIX_ERRORS);
+    bool mend =
+        mended && walk->active && (walk->check->fix & CHECK_FIX_ERRORS) && !walk->check->preparing;
     g_autofree char *text = NULL;
     va_list args;
 
