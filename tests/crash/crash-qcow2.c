@@ -305,7 +305,7 @@ static void power_is_lost(gconstpointer opaque)
     g_autoptr(GPtrArray) ops = g_ptr_array_ref((GPtrArray *)crash_disk_ops());
     int64_t cuts = crash_env_number("MERINO_CRASH_CUTS", DEFAULT_CUTS);
 
-    crash_judge_begin(150);
+    crash_judge_begin(15);
     crash_judge_count(ops);
     if (cuts) {
         crash_judge_some_cuts(run, ops, crash_now(), cuts);
@@ -325,7 +325,7 @@ static void one_request_fails(gconstpointer opaque)
     int64_t cuts = crash_env_number("MERINO_CRASH_CUTS", DEFAULT_CUTS);
     int64_t tries = cuts ? MIN(n, MAX(cuts / 2, 1)) : n / MAX(shape->stride, 1);
 
-    crash_judge_begin(150);
+    crash_judge_begin(15);
     for (int64_t i = 0; i < tries; i++) {
         bool done = (i & 1) != 0;
         g_autoptr(CrashRun) run = run_workload(shape, seed, n * i / tries, done);
