@@ -69,19 +69,6 @@ int coroutine_fn check_read_refcount(Qcow2Check *check, int64_t cluster, uint64_
 
 /* --- the structures themselves --- */
 
-static void G_GNUC_PRINTF(2, 3) structure_fault(Qcow2Check *check, const char *format, ...)
-{
-    g_autofree char *text = NULL;
-    va_list args;
-
-    va_start(args, format);
-    text = g_strdup_vprintf(format, args);
-    va_end(args);
-    check_say(check, "%s", text);
-    check->result->corruptions++;
-    check->rebuild = true;
-}
-
 static void count_block(Qcow2Check *check, int64_t index)
 {
     const Qcow2 *q = check->q;
@@ -90,25 +77,25 @@ static void count_block(Qcow2Check *check, int64_t index)
     int64_t cluster = host >> q->header.cluster_bits;
 
     if (entry & ~QCOW2_REFTABLE_OFFSET_MASK) {
-        structure_fault(check, "ERROR refcount table entry %" PRId64 " has reserved bits set",
-                        index);
+        check_corruption(check, "ERROR refcount table entry %" PRId64 " has reserved bits set",
+                         index);
     }
     if (host == 0) {
         return;
     }
     if (host < 0 || cluster_offset(q, host)) {
-        structure_fault(check,
-                        "ERROR refcount block %" PRId64
-                        " is not cluster aligned; refcount table entry "
-                        "corrupted",
-                        index);
+        check_corruption(check,
+                         "ERROR refcount block %" PRId64
+                         " is not cluster aligned; refcount table entry "
+                         "corrupted",
+                         index);
     } else if (cluster >= check->file_clusters) {
-        structure_fault(check, "ERROR refcount block %" PRId64 " is outside image", index);
+        check_corruption(check, "ERROR refcount block %" PRId64 " is outside image", index);
     } else {
         check_count_range(check, host, q->cluster_size);
         if (ref_counts_get(check->counts, cluster) != 1) {
-            structure_fault(check, "ERROR refcount block %" PRId64 " refcount=%" PRIu32, index,
-                            ref_counts_get(check->counts, cluster));
+            check_corruption(check, "ERROR refcount block %" PRId64 " refcount=%" PRIu32, index,
+                             ref_counts_get(check->counts, cluster));
         }
     }
 }
@@ -116,24 +103,19 @@ static void count_block(Qcow2Check *check, int64_t index)
 int coroutine_fn check_count_refcount_structures(Qcow2Check *check)
 {
     const Qcow2 *q = check->q;
+    int64_t before;
 
     check_count_range(check, q->header.reftable_offset,
                       (int64_t)q->header.reftable_clusters << q->header.cluster_bits);
+    before = check->result->corruptions;
     for (int64_t i = 0; i < q->reftable.entries; i++) {
         count_block(check, i);
     }
+    check->rebuild = check->rebuild || check->result->corruptions > before;
     return 0;
 }
 
 /* --- comparing --- */
-
-static const char *finding_word(bool mend, uint64_t refcount, uint64_t references)
-{
-    if (mend) {
-        return "Repairing";
-    }
-    return refcount < references ? "ERROR" : "Leaked";
-}
 
 static void compare_cluster(BlockWalk *walk, int64_t cluster)
 {
@@ -144,6 +126,7 @@ static void compare_cluster(BlockWalk *walk, int64_t cluster)
     uint64_t refcount =
         walk->host ? refcount_bits_get(walk->data, index, q->header.refcount_order) : 0;
     bool leak = refcount > references;
+    g_autofree char *text = NULL;
     bool mend;
 
     if (refcount == references) {
@@ -151,14 +134,16 @@ static void compare_cluster(BlockWalk *walk, int64_t cluster)
     }
     mend = (check->fix & (leak ? CHECK_FIX_LEAKS : CHECK_FIX_ERRORS)) && !(leak && check->hidden) &&
            !check->rebuild && walk->host && references <= q->refcount_max;
-    check_say(check, "%s cluster %" PRId64 " refcount=%" PRIu64 " reference=%" PRIu64,
-              finding_word(mend, refcount, references), cluster, refcount, references);
+    text = g_strdup_printf("cluster %" PRId64 " refcount=%" PRIu64 " reference=%" PRIu64, cluster,
+                           refcount, references);
     if (mend) {
+        check_say_mended(check, "Repairing %s", text);
         refcount_bits_set(walk->data, index, q->header.refcount_order, references);
         walk->changed = true;
         *(leak ? &check->result->leaks_fixed : &check->result->corruptions_fixed) += 1;
         return;
     }
+    check_say(check, "%s %s", leak ? "Leaked" : "ERROR", text);
     *(leak ? &check->result->leaks : &check->result->corruptions) += 1;
     if (!leak && !walk->host) {
         check->rebuild = true;

@@ -36,11 +36,11 @@ void check_count_range(Qcow2Check *check, int64_t host, int64_t bytes)
     }
     if (host < 0 || bytes > INT64_MAX - host ||
         (host + bytes - 1) >> bits >= check->file_clusters) {
-        check_say(check,
-                  "ERROR: counting reference for region exceeding the end of the file by one "
-                  "cluster or more: offset 0x%" PRIx64 " size 0x%" PRIx64,
-                  host, bytes);
-        check->result->corruptions++;
+        check_corruption(
+            check,
+            "ERROR: counting reference for region exceeding the end of the file by one "
+            "cluster or more: offset 0x%" PRIx64 " size 0x%" PRIx64,
+            host, bytes);
         return;
     }
     for (int64_t cluster = host >> bits; cluster <= (host + bytes - 1) >> bits; cluster++) {
@@ -253,18 +253,16 @@ static int coroutine_fn check_l1_entry(L2Walk *walk, uint64_t entry, int64_t ind
     const Qcow2 *q = check->q;
 
     if (entry & L1_RESERVED) {
-        check_say(check, "ERROR found L1 entry with reserved bits set: %" PRIx64, entry);
-        check->result->corruptions++;
+        check_corruption(check, "ERROR found L1 entry with reserved bits set: %" PRIx64, entry);
     }
     walk->host = (int64_t)(entry & QCOW2_L1_OFFSET_MASK);
     if (walk->host == 0) {
         return 0;
     }
     if (cluster_offset(q, walk->host)) {
-        check_say(check,
-                  "ERROR l2_offset=%" PRIx64 ": Table is not cluster aligned; L1 entry corrupted",
-                  walk->host);
-        check->result->corruptions++;
+        check_corruption(
+            check, "ERROR l2_offset=%" PRIx64 ": Table is not cluster aligned; L1 entry corrupted",
+            walk->host);
         return 0;
     }
     check_count_range(check, walk->host, q->cluster_size);
@@ -310,8 +308,7 @@ static void say_bitmap_fault(const char *words, void *opaque)
 {
     Qcow2Check *check = opaque;
 
-    check_say(check, "ERROR %s", words);
-    check->result->corruptions++;
+    check_corruption(check, "ERROR %s", words);
 }
 
 /* Faults of bitmaps are mended before anything is counted, so those that are left count as found.

@@ -149,18 +149,6 @@ int coroutine_fn check_read_snapshots(Qcow2Check *check)
 
 /* --- counting --- */
 
-static void G_GNUC_PRINTF(2, 3) entry_fault(Qcow2Check *check, const char *format, ...)
-{
-    g_autofree char *text = NULL;
-    va_list args;
-
-    va_start(args, format);
-    text = g_strdup_vprintf(format, args);
-    va_end(args);
-    check_say(check, "ERROR %s", text);
-    check->result->corruptions++;
-}
-
 static int coroutine_fn count_entry(Qcow2Check *check, uint32_t index)
 {
     const Qcow2Snapshot *s = &check->snapshots.snapshots[index];
@@ -168,10 +156,11 @@ static int coroutine_fn count_entry(Qcow2Check *check, uint32_t index)
     int64_t bytes = (int64_t)s->l1_entries * 8;
 
     if (is_incomplete(check, s)) {
-        entry_fault(check, "snapshot table entry %" PRIu32 " is incomplete", index);
+        check_corruption(check, "ERROR snapshot table entry %" PRIu32 " is incomplete", index);
     }
     if (fault) {
-        entry_fault(check, "snapshot %s %s; snapshot table entry corrupted", name, fault);
+        check_corruption(check, "ERROR snapshot %s %s; snapshot table entry corrupted", name,
+                         fault);
         check->hidden = true;
         return 0;
     }
@@ -194,7 +183,7 @@ int coroutine_fn check_count_snapshots(Qcow2Check *check)
         ret = count_entry(check, i);
     }
     for (uint32_t i = there; i < n && ret == 0; i++) {
-        entry_fault(check, "snapshot table entry %" PRIu32 " is incomplete", i);
+        check_corruption(check, "ERROR snapshot table entry %" PRIu32 " is incomplete", i);
         check->hidden = true;
     }
     check_count_range(check, check->snapshots_offset, check->snapshots.bytes);
@@ -202,18 +191,6 @@ int coroutine_fn check_count_snapshots(Qcow2Check *check)
 }
 
 /* --- mending --- */
-
-static void G_GNUC_PRINTF(2, 3) mended(Qcow2Check *check, const char *format, ...)
-{
-    g_autofree char *text = NULL;
-    va_list args;
-
-    va_start(args, format);
-    text = g_strdup_vprintf(format, args);
-    va_end(args);
-    check_say(check, "%s", text);
-    check->result->corruptions_fixed++;
-}
 
 /* Whether a table of so many entries is there, and was not freed as a leak. */
 static bool coroutine_fn is_in_use(Qcow2Check *check, const Qcow2Snapshot *s, uint64_t entries)
@@ -241,18 +218,18 @@ static bool coroutine_fn mend_entry(Qcow2Check *check, uint32_t index)
     g_autofree char *fault = l1_fault(check, s), *name = entry_name(s);
 
     if (s->extra_bytes > QCOW2_MAX_SNAPSHOT_EXTRA) {
-        mended(check,
-               "Discarding too much extra metadata in snapshot table entry %" PRIu32 " (%" PRIu32
-               " > %d)",
-               index, s->extra_bytes, QCOW2_MAX_SNAPSHOT_EXTRA);
+        check_mended(check,
+                     "Discarding too much extra metadata in snapshot table entry %" PRIu32
+                     " (%" PRIu32 " > %d)",
+                     index, s->extra_bytes, QCOW2_MAX_SNAPSHOT_EXTRA);
     }
     if (is_incomplete(check, s)) {
-        mended(check, "Repairing snapshot table entry %" PRIu32 " is incomplete", index);
+        check_mended(check, "Repairing snapshot table entry %" PRIu32 " is incomplete", index);
     }
     if (!*s->id) {
-        mended(check,
-               "Repairing snapshot table entry %" PRIu32 " has no identifier; snapshot removed",
-               index);
+        check_mended(
+            check, "Repairing snapshot table entry %" PRIu32 " has no identifier; snapshot removed",
+            index);
         return false;
     }
     if (!fault && fits_in_file(check, s, s->l1_entries)) {
@@ -260,13 +237,13 @@ static bool coroutine_fn mend_entry(Qcow2Check *check, uint32_t index)
     }
     if (offset_is_sound(check, s) && s->l1_entries > needed && needed * 8 <= QCOW2_MAX_L1_BYTES &&
         fits_in_file(check, s, MAX(needed, 1)) && is_in_use(check, s, needed)) {
-        mended(check, "Repairing snapshot %s l1_size=%#" PRIx32 ": the disk needs %" PRIu64, name,
-               s->l1_entries, needed);
+        check_mended(check, "Repairing snapshot %s l1_size=%#" PRIx32 ": the disk needs %" PRIu64,
+                     name, s->l1_entries, needed);
         s->l1_entries = (uint32_t)needed;
         return true;
     }
-    mended(check, "Repairing snapshot %s %s; snapshot removed", name,
-           fault ? fault : "has its L1 table beyond the end of the file");
+    check_mended(check, "Repairing snapshot %s %s; snapshot removed", name,
+                 fault ? fault : "has its L1 table beyond the end of the file");
     return false;
 }
 
@@ -339,11 +316,12 @@ int coroutine_fn check_mend_snapshots(Qcow2Check *check)
     int ret;
 
     if (check->snapshots_offset != check->q->header.snapshots_offset) {
-        mended(check, "Repairing snapshot table offset: %#" PRIx64 " becomes that of a new table",
-               (uint64_t)check->q->header.snapshots_offset);
+        check_mended(check,
+                     "Repairing snapshot table offset: %#" PRIx64 " becomes that of a new table",
+                     (uint64_t)check->q->header.snapshots_offset);
     }
     if (there < said) {
-        mended(check, "Discarding %" PRIu32 " overhanging snapshots", said - there);
+        check_mended(check, "Discarding %" PRIu32 " overhanging snapshots", said - there);
     }
     mend_entries(check);
     ret = write_table(check);

@@ -13,17 +13,55 @@
 #include <errno.h>
 #include <inttypes.h>
 
+static void G_GNUC_PRINTF(2, 0) tell(Qcow2Check *check, const char *format, va_list args)
+{
+    g_autofree char *line = g_strdup_vprintf(format, args);
+
+    if (check->result->message) {
+        check->result->message(line, check->result->opaque);
+    }
+}
+
 void check_say(Qcow2Check *check, const char *format, ...)
 {
-    g_autofree char *line = NULL;
     va_list args;
 
     va_start(args, format);
-    line = g_strdup_vprintf(format, args);
-    va_end(args);
-    if (check->result->message && (!check->preparing || g_str_has_prefix(line, "Re"))) {
-        check->result->message(line, check->result->opaque);
+    if (!check->preparing) {
+        tell(check, format, args);
     }
+    va_end(args);
+}
+
+void check_say_mended(Qcow2Check *check, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    tell(check, format, args);
+    va_end(args);
+}
+
+void check_corruption(Qcow2Check *check, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    if (!check->preparing) {
+        tell(check, format, args);
+    }
+    va_end(args);
+    check->result->corruptions++;
+}
+
+void check_mended(Qcow2Check *check, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    tell(check, format, args);
+    va_end(args);
+    check->result->corruptions_fixed++;
 }
 
 static void measure_file(Qcow2Check *check)
@@ -50,7 +88,7 @@ static int coroutine_fn rebuild(Qcow2Check *check, const BlockCheckResult *befor
     BlockCheckResult *result = check->result, unheard = { 0 };
     int ret;
 
-    check_say(check, "Rebuilding refcount structure");
+    check_say_mended(check, "Rebuilding refcount structure");
     ref_counts_free(check->counts);
     check->counts = ref_counts_new();
     check->result = &unheard;
@@ -129,8 +167,7 @@ static void coroutine_fn say_bitmap_fault(const char *words, void *opaque)
 {
     Qcow2Check *check = opaque;
 
-    check_say(check, "Repairing %s", words);
-    check->result->corruptions_fixed++;
+    check_mended(check, "Repairing %s", words);
 }
 
 static bool is_shared(int64_t host, void *opaque)

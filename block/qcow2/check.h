@@ -37,8 +37,12 @@ typedef struct Qcow2Check {
     uint8_t *block;
 } Qcow2Check;
 
-/* Tell the caller of the check about a finding. */
+/* Tell the caller of the check: about a finding, and about what was done to it. */
 void check_say(Qcow2Check *check, const char *format, ...) G_GNUC_PRINTF(2, 3);
+void check_say_mended(Qcow2Check *check, const char *format, ...) G_GNUC_PRINTF(2, 3);
+/* The same of a corruption, which is counted. */
+void check_corruption(Qcow2Check *check, const char *format, ...) G_GNUC_PRINTF(2, 3);
+void check_mended(Qcow2Check *check, const char *format, ...) G_GNUC_PRINTF(2, 3);
 
 /* --- check-counts.c: references counted, for each cluster of the file --- */
 
