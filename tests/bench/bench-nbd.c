@@ -30,7 +30,7 @@ static struct {
     int64_t block;
     int depth, every;
     double seconds;
-    int64_t requests;
+    int64_t requests, announce;
     gboolean extended, no_flush;
 } options = { .block = 4096, .depth = 1, .every = 1, .seconds = 1 };
 
@@ -42,6 +42,8 @@ static const GOptionEntry entries[] = {
     { "every", 0, 0, G_OPTION_ARG_INT, &options.every, "load, mark: one block in N", "N" },
     { "seconds", 0, 0, G_OPTION_ARG_DOUBLE, &options.seconds, "load: for so long", "S" },
     { "requests", 0, 0, G_OPTION_ARG_INT64, &options.requests, "load: so many, and a flush", "N" },
+    { "announce", 0, 0, G_OPTION_ARG_INT64, &options.announce,
+      "load: print a line when so many are done", "N" },
     { "no-flush", 0, 0, G_OPTION_ARG_NONE, &options.no_flush, "load: without the flush", NULL },
     { "context", 0, 0, G_OPTION_ARG_STRING, &options.context, "Metadata context", "NAME" },
     { "extended", 0, 0, G_OPTION_ARG_NONE, &options.extended, "Ask for extended headers", NULL },
@@ -199,8 +201,14 @@ static void run_load(Wire *wire)
     }
     flush_requests(&load);
     while (options.requests ? done < (uint64_t)options.requests : now() - start < options.seconds) {
+        uint64_t before = done, announced = (uint64_t)options.announce;
+
         done += take_replies(&load, true);
         flush_requests(&load);
+        if (before < announced && done >= announced) {
+            puts("at work");
+            fflush(stdout);
+        }
     }
     if (options.requests && !options.no_flush) {
         flush(wire);

@@ -10,7 +10,6 @@ costs is added on both sides.
 import os
 import subprocess
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ DISK_SIZE = 512 * MIB
 CLUSTERS = DISK_SIZE // CLUSTER
 ROUNDS = 5
 READER_SECONDS = 20
-READER_AT_WORK = 0.1  # seconds of the daemon's CPU
+READER_AT_WORK = 1000  # requests after which it is
 THROTTLE = 20 * 1000 * 1000
 
 
@@ -92,12 +91,10 @@ class FrozenDisk:
 
 def start_reader(daemon: Daemon) -> "subprocess.Popen[bytes]":
     """A client that pulls the view, and is at it."""
-    clock = CpuClock(daemon.process.pid)
     words = command(daemon, "view", "load", pattern="read", block=256 << 10, depth=16,
-                    seconds=READER_SECONDS)
-    reader = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while clock.seconds() < READER_AT_WORK:
-        time.sleep(0.01)
+                    seconds=READER_SECONDS, announce=READER_AT_WORK)
+    reader = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert reader.stdout and reader.stdout.readline() == b"at work\n"
     return reader
 
 

@@ -37,7 +37,7 @@ static void make_credentials(void)
     TlsCredsPskProperties properties = { .has_endpoint = true,
                                          .endpoint = Q_CRYPTO_TLS_CREDS_ENDPOINT_SERVER };
 
-    keys_folder = g_dir_make_tmp("merino-fuzz-XXXXXX", &error);
+    keys_folder = g_dir_make_tmp(NULL, &error);
     g_assert_no_error(error);
     atexit(remove_keys);
     keys = g_build_filename(keys_folder, "keys.psk", NULL);
