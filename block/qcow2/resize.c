@@ -306,11 +306,6 @@ static int coroutine_fn set_header_size(Qcow2 *q, int64_t size, GError **error)
     return ret;
 }
 
-static int coroutine_fn shrink_data_file(Qcow2 *q, int64_t size, GError **error)
-{
-    return has_data_file(q) ? child_co_truncate(q->data_file, size, PREALLOC_MODE_OFF, error) : 0;
-}
-
 /* An external data file is as long as the disk; one that was longer from the beginning stays so, if
  * it is not raw. Then what lies there is nobody's, and must not show in clusters that are
  * allocated without being written. */
@@ -411,7 +406,16 @@ static void coroutine_fn drop_tables(Qcow2 *q, int64_t size)
     co_mutex_unlock(&q->lock);
 }
 
-/* Give back the file's end, as far as nothing is in use there. Not to succeed is no failure. */
+/* Give back the end of an external data file. The disk is shorter already, and what was cut off was
+ * cleared: not to succeed is no failure. */
+static void coroutine_fn cut_data_file(Qcow2 *q, int64_t size)
+{
+    if (has_data_file(q)) {
+        child_co_truncate(q->data_file, size, PREALLOC_MODE_OFF, NULL);
+    }
+}
+
+/* The same of the image file, as far as nothing is in use there. */
 static void coroutine_fn cut_file(Qcow2 *q)
 {
     int64_t clusters = size_to_clusters(q, node_size(q->node->file->node));
@@ -447,7 +451,9 @@ static int coroutine_fn shrink(Qcow2 *q, int64_t old_size, int64_t size, GError 
         return ret;
     }
     ret = set_header_size(q, size, error);
-    ret = ret ? ret : shrink_data_file(q, size, error);
+    if (ret == 0) {
+        cut_data_file(q, size);
+    }
     if (ret == 0 && qcow2_writeback(q) == 0) {
         qcow2_shrink_refcounts(q);
         cut_file(q);
