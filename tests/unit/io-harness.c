@@ -487,6 +487,18 @@ int do_read(BlockBackend *user, int64_t offset, int64_t bytes, void *buf)
     return run_request((Request){ DO_READ, user, offset, bytes, buf, 0, NULL, 0 });
 }
 
+void assert_numbers(BlockBackend *user, int64_t offset, int64_t bytes, int64_t cluster)
+{
+    g_autofree uint8_t *buf = g_malloc(bytes);
+
+    g_assert_cmpint(do_read(user, offset, bytes, buf), ==, 0);
+    for (int64_t i = 0; i < bytes; i++) {
+        if (buf[i] != (offset + i) / cluster + 1) {
+            g_error("byte %" G_GINT64_FORMAT " is 0x%02x", offset + i, buf[i]);
+        }
+    }
+}
+
 int do_write(BlockBackend *user, int64_t offset, int64_t bytes, const void *buf, unsigned flags)
 {
     return run_request((Request){ DO_WRITE, user, offset, bytes, (void *)buf, flags, NULL, 0 });

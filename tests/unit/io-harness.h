@@ -68,6 +68,9 @@ void memory_disk_wait_held(MemoryDisk *disk, int n);
 /* A user of the node that shares everything. */
 BlockBackend *open_user(BlockNode *node, unsigned perm);
 
+/* Each byte of the range reads as the number of its cluster, counted from 1. */
+void assert_numbers(BlockBackend *user, int64_t offset, int64_t bytes, int64_t cluster);
+
 /* Requests from the main thread, which polls until they are done. */
 int do_read(BlockBackend *user, int64_t offset, int64_t bytes, void *buf);
 int do_write(BlockBackend *user, int64_t offset, int64_t bytes, const void *buf, unsigned flags);

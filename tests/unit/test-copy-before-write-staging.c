@@ -98,14 +98,7 @@ static void fixture_done(Fixture *f)
 
 static void assert_frozen(Fixture *f, int64_t offset, int64_t bytes)
 {
-    g_autofree uint8_t *buf = g_malloc(bytes);
-
-    g_assert_cmpint(do_read(f->view, offset, bytes, buf), ==, 0);
-    for (int64_t i = 0; i < bytes; i++) {
-        if (buf[i] != (offset + i) / CLUSTER + 1) {
-            g_error("byte %" G_GINT64_FORMAT " of the view is 0x%02x", offset + i, buf[i]);
-        }
-    }
+    assert_numbers(f->view, offset, bytes, CLUSTER);
 }
 
 static int view_read_error(Fixture *f, int64_t offset)
