@@ -320,6 +320,7 @@ void coroutine_fn qcow2_unalloc(Qcow2 *q, int64_t host, int64_t bytes)
     int ret = qcow2_refcount_add(q, first, n, -1);
 
     if (ret == 0) {
+        qcow2_forget_compressed(q, first, n);
         q->free_hint = MIN(q->free_hint, first);
     } else if (ret != -EINVAL) {
         qcow2_free(q, host, bytes, QCOW2_DISCARD_NEVER); /* another time */
@@ -327,6 +328,15 @@ void coroutine_fn qcow2_unalloc(Qcow2 *q, int64_t host, int64_t bytes)
 }
 
 /* --- compressed bytes --- */
+
+void qcow2_forget_compressed(Qcow2 *q, int64_t first, int64_t n)
+{
+    int64_t cluster = q->compressed_hint >> q->header.cluster_bits;
+
+    if (cluster >= first && cluster < first + n) {
+        q->compressed_hint = 0;
+    }
+}
 
 /* Put them behind the last ones, in a cluster that has room and may be shared once more. */
 static int64_t coroutine_fn alloc_in_shared(Qcow2 *q, int64_t bytes)

@@ -185,9 +185,7 @@ static void coroutine_fn now_free(Qcow2 *q, int64_t first, int64_t n, Qcow2Disca
     int64_t host = first << q->header.cluster_bits;
     int64_t bytes = n << q->header.cluster_bits;
 
-    if (q->compressed_hint > host && q->compressed_hint < host + bytes) {
-        q->compressed_hint = 0;
-    }
+    qcow2_forget_compressed(q, first, n);
     g_mutex_lock(&q->table_lock);
     qcow2_cache_drop(q->l2_cache, host, bytes);
     qcow2_cache_drop(q->refcount_cache, host, bytes);

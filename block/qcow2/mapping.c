@@ -60,7 +60,7 @@ static bool type_of(const Qcow2 *q, uint64_t entry, uint64_t bitmap, unsigned su
 typedef struct Where {
     int64_t slice; /* offset in the file; 0: there is no L2 table */
     uint32_t at;   /* of the entry in the slice, bytes */
-    uint32_t n;    /* entries from it to the end of the slice (or table) */
+    uint32_t n;    /* entries from it to the end of the slice, whether that is there or not */
     int64_t table;
     int64_t index; /* in the table */
 } Where;
@@ -76,15 +76,14 @@ static bool find_entry(const Qcow2 *q, int64_t guest, Where *ret)
     uint64_t l1 = l1_index < q->l1.entries ? q->l1.entry[l1_index] : 0;
 
     ret->index = index;
+    ret->n = (uint32_t)(slice_entries - in_slice);
     ret->table = (int64_t)(l1 & QCOW2_L1_OFFSET_MASK);
     if (!ret->table) {
         ret->slice = 0;
-        ret->n = (uint32_t)((INT64_C(1) << q->l2_bits) - index);
         return true;
     }
     ret->slice = ret->table + (index - in_slice) * q->l2_entry_size;
     ret->at = (uint32_t)(in_slice * q->l2_entry_size);
-    ret->n = (uint32_t)(slice_entries - in_slice);
     return cluster_offset(q, ret->table) == 0;
 }
 
@@ -269,9 +268,9 @@ int coroutine_fn qcow2_map(Qcow2 *q, int64_t guest, int64_t bytes, Qcow2Mapping 
         ret->suspect = ret->type == MAP_DATA && ret->copied &&
                        !qcow2_overlap_is_data(q, ret->host, MAX(ret->bytes, 1));
     } else {
-        int64_t rest = ((int64_t)where.n << q->header.cluster_bits) - cluster_offset(q, guest);
+        int64_t clusters = (INT64_C(1) << q->l2_bits) - where.index; /* of the table that is not */
 
-        ret->bytes = MIN(bytes, rest);
+        ret->bytes = MIN(bytes, (clusters << q->header.cluster_bits) - cluster_offset(q, guest));
     }
     g_mutex_unlock(&q->table_lock);
     if (fault.any) {

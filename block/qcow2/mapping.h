@@ -3,7 +3,7 @@
  * From guest ranges to host ranges: what the L1 and L2 tables say, in runs.
  *
  * A run is as long as one kind of mapping goes on, with host offsets that go on as well, within one
- * L2 slice at most.
+ * L2 slice at most; where there is no L2 table, within what it would describe.
  */
 #ifndef MERINO_QCOW2_MAPPING_H
 #define MERINO_QCOW2_MAPPING_H

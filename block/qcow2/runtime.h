@@ -48,6 +48,9 @@ int64_t coroutine_fn qcow2_alloc_data_fresh(Qcow2 *q, int64_t *host, int64_t max
 int coroutine_fn qcow2_move_reftable(Qcow2 *q, uint32_t entries);
 /* Give back what was allocated and never referred to. Under `lock`. */
 void coroutine_fn qcow2_unalloc(Qcow2 *q, int64_t host, int64_t bytes);
+/* No compressed bytes may join those in these clusters, which may be another's from now on. Under
+ * `lock`. */
+void qcow2_forget_compressed(Qcow2 *q, int64_t first, int64_t n);
 
 /* --- free.c --- */
 

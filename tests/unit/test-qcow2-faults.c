@@ -210,6 +210,33 @@ static void test_refcount_table_grows(void)
     qcow2_disk_done(&disk);
 }
 
+/* The place of a compressed write that failed is free: others may have it, and have it alone. */
+static void test_compressed_place_is_free(void)
+{
+    int none = 0;
+    Qcow2Disk disk;
+
+    if (!qcow2_need_qemu()) {
+        return;
+    }
+    qcow2_disk_create(&disk, "faulty", SIZE, "cluster_size=4096", NULL);
+    qcow2_disk_close(&disk);
+    open_faulty(&disk);
+    put(&disk, 0, CLUSTER, 1, 0, &none); /* tables are in memory: the next call is the write */
+    calls = 0;
+    fail_at = 1;
+    memset(disk.twin + CLUSTER, 2, CLUSTER);
+    g_assert_cmpint(
+        do_write(disk.user, CLUSTER, CLUSTER, disk.twin + CLUSTER, REQ_WRITE_COMPRESSED), ==, -EIO);
+    memset(disk.twin + CLUSTER, 0, CLUSTER);
+    put(&disk, 2 * CLUSTER, CLUSTER, 3, 0, &none);
+    put(&disk, 3 * CLUSTER, CLUSTER, 4, REQ_WRITE_COMPRESSED, &none);
+    disk_assert(&disk);
+    qcow2_disk_close(&disk);
+    disk_judge(&disk, 0);
+    qcow2_disk_done(&disk);
+}
+
 /* --- shrinking: refcount blocks and the end of their table go as well --- */
 
 #define SMALL (MiB / 2)
@@ -280,6 +307,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/qcow2/faults/plain", &plain, test_calls_fail_once);
     g_test_add_data_func("/qcow2/faults/small-clusters", &small_clusters, test_calls_fail_once);
     g_test_add_func("/qcow2/faults/none", test_refcount_table_grows);
+    g_test_add_func("/qcow2/faults/compressed-place", test_compressed_place_is_free);
     g_test_add_func("/qcow2/faults/shrink", test_shrinking_fails_once);
     return io_harness_run();
 }

@@ -126,9 +126,27 @@ static void test_kind(gconstpointer opaque)
     g_rand_free(random);
 }
 
+/* A write to clusters that no L2 table describes yet, across the end of a slice. */
+static void test_across_slices(void)
+{
+    const int64_t slice = 4 * MiB; /* of the disk */
+    Qcow2Disk disk;
+
+    if (!qcow2_need_qemu()) {
+        return;
+    }
+    qcow2_disk_create(&disk, "slices", 8 * MiB, "", ",'l2-cache-entry-size':512");
+    disk_fill(&disk, slice - 65536, 2 * 65536, 7);
+    disk_assert(&disk);
+    qcow2_disk_close(&disk);
+    disk_judge(&disk, 0);
+    qcow2_disk_done(&disk);
+}
+
 int main(int argc, char **argv)
 {
     qcow2_harness_init(&argc, &argv);
+    g_test_add_func("/qcow2/requests/across-slices", test_across_slices);
     for (size_t i = 0; i < G_N_ELEMENTS(kinds); i++) {
         g_autofree char *path = g_strconcat("/qcow2/requests/", kinds[i].name, NULL);
 
