@@ -100,17 +100,15 @@ static void test_in_flight(gconstpointer iothread)
     tear_down();
 }
 
-/* The memory that a client's requests may hold is a limit, too. */
-static void test_bytes_in_flight(gconstpointer iothread)
+static void check_bytes_in_flight(uint16_t command)
 {
     const int most = NBD_DEFAULT_REQUEST_MEMORY / (4 * MiB);
     Client client;
 
-    set_up(iothread);
     open_client(&client);
     memory_disk_hold(memory, false, true);
     for (int i = 0; i < most + 4; i++) {
-        client_request(&client, NBD_CMD_READ, NBD_CMD_FLAG_DF, 1, 0, 4 * MiB);
+        client_request(&client, command, 0, 1, 0, 4 * MiB);
     }
     run_main_until(held_now() == most);
     for (int i = 0; i < 100; i++) {
@@ -122,9 +120,19 @@ static void test_bytes_in_flight(gconstpointer iothread)
         Reply reply;
 
         client_reply(&client, 0, &reply);
+        g_assert_cmpuint(reply.error, ==, 0);
         reply_done(&reply);
     }
     client_close(&client);
+}
+
+/* The memory that a client's requests may hold is a limit, too; also the host's, for its cache. */
+static void test_bytes_in_flight(gconstpointer iothread)
+{
+    set_up(iothread);
+    disk->limits.read_flags = REQ_PREFETCH;
+    check_bytes_in_flight(NBD_CMD_READ);
+    check_bytes_in_flight(NBD_CMD_CACHE);
     tear_down();
 }
 
@@ -422,6 +430,31 @@ static void test_flood_of_errors(gconstpointer iothread)
     tear_down();
 }
 
+/* Long requests that end at once do not keep the loop: another client has its turn between them. */
+static void test_turns(void)
+{
+    const int n = 120;
+    Client greedy, other;
+    char payload[512] = "";
+
+    set_up(NULL);
+    open_client(&greedy);
+    open_client(&other);
+    atomic_store(&memory->reads, 0);
+    for (int i = 0; i < n; i++) {
+        client_request(&greedy, NBD_CMD_READ, NBD_CMD_FLAG_DF, (unsigned)i, 0, 512 * KiB);
+    }
+    client_request(&other, NBD_CMD_WRITE, 0, 0, 0, sizeof(payload));
+    client_send(&other, payload, sizeof(payload));
+    while (!atomic_load(&memory->writes)) {
+        event_loop_poll(event_loop_main(), false);
+    }
+    g_assert_cmpint(atomic_load(&memory->reads), <, n / 2);
+    client_close(&greedy);
+    client_close(&other);
+    tear_down();
+}
+
 /* --- drained --- */
 
 static void test_drain_in_the_middle(gconstpointer iothread)
@@ -515,6 +548,7 @@ int main(int argc, char **argv)
     add_on_both_loops("hard-removal", test_hard_removal_with_requests_in_flight);
     add_on_both_loops("does-not-listen", test_client_that_does_not_listen);
     add_on_both_loops("flood-of-errors", test_flood_of_errors);
+    g_test_add_func("/nbd-clients/turns", test_turns);
     add_on_both_loops("drain-in-the-middle", test_drain_in_the_middle);
     add_on_both_loops("many-clients", test_many_clients);
     return nbd_harness_run();

@@ -5,7 +5,8 @@
  * nbd_send_flush() takes from the head of the queue what the socket accepts and never yields, so
  * whoever calls it sends whole replies in their order, or the part of one that will go on from
  * where it stopped. The sender is a coroutine that exists only while there is something that nobody
- * else will flush: replies that were queued while the receiver waits, or a socket that is full.
+ * else will flush: replies that were queued while the receiver waits, or a socket that is full. A
+ * client that takes everything at once is treated like one, so that it does not keep the loop.
  */
 #include "transmission.h"
 
@@ -80,8 +81,8 @@ void nbd_send_reply(NbdRequest *request)
     }
 }
 
-/* List what is to be sent next, as far as it fits into `iov`. */
-static int gather(const NbdTransmission *tx, struct iovec *iov)
+/* List what is to be sent next, up to `bytes` of it, as far as it fits into `iov`. */
+static int gather(const NbdTransmission *tx, size_t bytes, struct iovec *iov)
 {
     int n = 0;
 
@@ -95,11 +96,12 @@ static int gather(const NbdTransmission *tx, struct iovec *iov)
                 skip -= piece->iov_len;
                 continue;
             }
-            if (n == NBD_SEND_PIECES) {
+            if (n == NBD_SEND_PIECES || bytes == 0) {
                 return n;
             }
-            iov[n++] = (struct iovec){ .iov_base = (char *)piece->iov_base + skip,
-                                       .iov_len = piece->iov_len - skip };
+            iov[n] = (struct iovec){ .iov_base = (char *)piece->iov_base + skip,
+                                     .iov_len = MIN(piece->iov_len - skip, bytes) };
+            bytes -= iov[n++].iov_len;
             skip = 0;
         }
     }
@@ -129,12 +131,17 @@ static void account(NbdTransmission *tx, size_t bytes)
 void nbd_send_flush(NbdTransmission *tx)
 {
     struct iovec iov[NBD_SEND_PIECES];
+    size_t left = NBD_BYTES_A_TURN;
 
     while (tx->queue && !tx->blocked) {
-        ssize_t ret = nbd_channel_try_send(&tx->conn->channel, iov, gather(tx, iov));
+        ssize_t ret = -EAGAIN;
 
+        if (left) {
+            ret = nbd_channel_try_send(&tx->conn->channel, iov, gather(tx, left, iov));
+        }
         if (ret >= 0) {
             account(tx, (size_t)ret);
+            left -= MIN(left, (size_t)ret);
         } else if (ret == -EAGAIN) {
             tx->blocked = true;
             start_sender(tx);

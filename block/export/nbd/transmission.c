@@ -212,7 +212,8 @@ static bool coroutine_fn refuse(NbdRequest *request, uint64_t payload, uint32_t 
     return ok;
 }
 
-/* What a request will hold until its reply is sent; of extents, what they may come to. */
+/* What a request will hold until its reply is sent, be it of the host's cache; of extents, what
+ * they may come to. */
 static size_t memory_of(const NbdTransmission *tx, const NbdRequestHeader *header, uint64_t payload,
                         uint32_t error)
 {
@@ -222,7 +223,8 @@ static size_t memory_of(const NbdTransmission *tx, const NbdRequestHeader *heade
     if (header->command == NBD_CMD_BLOCK_STATUS && !(header->flags & NBD_CMD_FLAG_REQ_ONE)) {
         return tx->conn->contexts.n * (size_t)NBD_EXTENTS_BYTES;
     }
-    return header->command == NBD_CMD_READ ? header->length : payload;
+    return header->command == NBD_CMD_READ || header->command == NBD_CMD_CACHE ? header->length
+                                                                               : payload;
 }
 
 /* Whether the client was turned away: what it sent and is not begun never will be. */
@@ -257,6 +259,8 @@ static bool coroutine_fn receive_request(NbdTransmission *tx)
     wait_for_room(tx, memory);
     request = request_new(tx, &header, memory);
     tx->taken++;
+    tx->turn_requests++;
+    tx->turn_bytes += memory;
     if (G_UNLIKELY(error)) {
         return refuse(request, payload, error, message);
     }
@@ -279,14 +283,13 @@ static bool coroutine_fn receive_request(NbdTransmission *tx)
 
 static void coroutine_fn receive_all(NbdTransmission *tx)
 {
-    unsigned turn = 0;
-
     while (receive_request(tx)) {
-        if (++turn == NBD_REQUESTS_A_TURN) {
+        if (tx->turn_requests >= NBD_REQUESTS_A_TURN || tx->turn_bytes >= NBD_BYTES_A_TURN) {
             begin_wait(tx);
             coroutine_pause();
             end_wait(tx);
-            turn = 0;
+            tx->turn_requests = 0;
+            tx->turn_bytes = 0;
         }
     }
     tx->gone = !tx->said_goodbye;

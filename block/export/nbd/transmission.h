@@ -14,7 +14,8 @@
  *
  * Limits: a client has at most so many requests and so many bytes of data at work as the server's
  * limits say; a request counts until its reply has been sent. At a limit nothing more is received.
- * After NBD_REQUESTS_A_TURN requests in a row the receiver lets other coroutines of the loop run.
+ * After NBD_REQUESTS_A_TURN requests in a row, or requests of NBD_BYTES_A_TURN, the receiver lets
+ * other coroutines of the loop run: what is done in place would else keep the loop.
  *
  * No lock and, in the steady state, no heap: requests and data buffers are kept and used again.
  */
@@ -28,6 +29,7 @@
 #include "server.h"
 
 #define NBD_REQUESTS_A_TURN 64
+#define NBD_BYTES_A_TURN    (1 << 20)
 #define NBD_ALTERNATE_MAX   32         /* looks at the socket; half as many for a watch to begin */
 #define NBD_RECV_BUFFER     (64 << 10) /* bytes */
 #define NBD_SEND_PIECES     256        /* pieces of memory in one send */
@@ -66,6 +68,8 @@ struct NbdTransmission {
     bool gone;                   /* no more will come, and nobody waits for replies */
     unsigned in_flight;
     size_t in_flight_bytes;
+    unsigned turn_requests; /* since others could run */
+    size_t turn_bytes;
     unsigned taken;     /* requests since the receiver last looked at the socket */
     unsigned alternate; /* how much of late a request came for each reply: 0 to NBD_ALTERNATE_MAX */
     bool no_watch;      /* there is none for this channel */
