@@ -48,12 +48,13 @@ static void give_buffer(CopyState *copy, void *buffer, int64_t bytes)
 
 /* --- pieces --- */
 
-/* Whether the range of the target reads as zeroes already. */
+/* Whether the target by itself says that the range reads as zeroes. What a backing file has there
+ * counts for nothing: it may be the very disk whose bytes are about to change. */
 static bool coroutine_fn target_is_zero(CopyState *copy, int64_t offset, int64_t bytes)
 {
     BlockStatus status;
 
-    return node_co_block_status_above(copy->target->node, NULL, offset, bytes, &status) == 0 &&
+    return node_co_block_status(copy->target->node, offset, bytes, &status) == 0 &&
            (status.flags & BLOCK_STATUS_ZERO) && status.bytes == bytes;
 }
 

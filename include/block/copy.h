@@ -5,7 +5,8 @@
  * A CopyState keeps, per *unit*, whether it is still to be copied. Whoever needs a range copied
  * (a guest's write, a job) calls copy_range(); callers of the same units wait for one another
  * instead of copying twice, neighbours are copied in one request of up to COPY_MAX_CHUNK, zero
- * and unallocated ranges are written as zeroes, or not at all where the target reads so already.
+ * and unallocated ranges are written as zeroes, or not at all where the target by itself, whatever
+ * is behind it, reads so already.
  *
  * A unit is a cluster of the target, or `min_cluster` bytes; where neither is said it is
  * COPY_MIN_UNIT bytes, and then a caller that goes on where others have copied gets the rest of
@@ -31,8 +32,9 @@
 
 typedef struct CopyState CopyState;
 
-/* The edges belong to the caller and outlive the state, and so does the source's list of bitmaps,
- * in which what is to be copied shows as a bitmap without a name. The cluster size is the largest
+/* The edges belong to the caller and outlive the state. In the list of the disk below the source's
+ * filters, which may come and go, what is to be copied shows as a bitmap without a name; the disk
+ * is held for as long. The cluster size is the largest
  * of `min_cluster`, the target's cluster size and COPY_DEFAULT_CLUSTER; fails in words when it
  * is not a power of two or too large. Everything starts as to be copied. Bytes beyond the size
  * that the source has now are never copied. */
