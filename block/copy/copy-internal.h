@@ -21,6 +21,7 @@ typedef struct CopyTask {
 
 struct CopyState {
     BlockChild *source, *target;
+    BlockNode *disk; /* whose list has `shown`; the source, or beneath filters */
     int64_t cluster;
     int64_t unit;     /* bytes of a bit of `pending` */
     int64_t size;     /* of the source at the beginning */

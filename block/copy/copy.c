@@ -55,11 +55,13 @@ CopyState *copy_new(BlockChild *source, BlockChild *target, int64_t min_cluster,
         return NULL;
     }
     copy = g_new0(CopyState, 1);
-    copy->shown = bitmap_add(source->node->bitmaps, &shown, NULL, error);
+    copy->disk = node_skip_filters(source->node);
+    copy->shown = bitmap_add(copy->disk->bitmaps, &shown, NULL, error);
     if (!copy->shown) {
         g_free(copy);
         return NULL;
     }
+    node_ref(copy->disk);
     copy->source = source;
     copy->target = target;
     copy->size = node_size(source->node);
@@ -89,6 +91,7 @@ void copy_free(CopyState *copy)
     event_loop_free(copy->writer_loop);
     staging_free(copy->staging);
     bitmap_remove(copy->shown, NULL, NULL);
+    node_unref(copy->disk);
     bitmap_list_free(copy->list);
     range_lock_free(copy->ranges);
     while (copy->n_spare) {
