@@ -51,6 +51,10 @@ static void put_by_path(json_t *object, const char *path, json_t *value)
     g_auto(GStrv) steps = g_strsplit(path, ".", -1);
     char **step;
 
+    if (!*path) { /* which has no steps */
+        json_object_set_new(object, path, value);
+        return;
+    }
     for (step = steps; step[1]; step++) {
         json_t *next = json_object_get(object, *step);
 
@@ -200,7 +204,7 @@ static bool complete_file(json_t *options, GError **error)
     json_t *name = json_object_get(file, "filename");
     g_autoptr(JsonValue) found = NULL;
 
-    if (!name || json_object_get(file, "driver")) {
+    if (!json_is_string(name) || json_object_get(file, "driver")) {
         return true;
     }
     found = plain_options(json_string_value(name), error);

@@ -167,6 +167,12 @@ static void test_names_that_open_nothing(void)
         { "json:{\"driver\":\"null-co\"}", "raw", "A block device must be specified for \"file\"" },
         { "json:{\"file\":\"somenode\"}", "raw",
           "Cannot find device='somenode' nor node-name='somenode'" },
+        { "json:{\"file\":{\"filename\":{\"a\":\"b\"}}}", NULL, "Parameter 'driver' is missing" },
+        { "json:{\"file\":{\"filename\":[1]}}", "raw", "Parameter 'file.driver' is missing" },
+        { "json:{\"\":1}", NULL, "Must specify either driver or file" },
+        { "json:{\"file\":{\"filename\":\"base.raw\",\"\":1}}", "raw",
+          "Parameter 'file.' is unexpected" },
+        { "json:{\".\":1,\"..a\":2}", "null-co", "Parameter '' is unexpected" },
         { "json:{bad", NULL,
           "Could not parse the JSON options: JSON parse error, invalid keyword 'bad'" },
     };
