@@ -30,20 +30,28 @@ static void beyond_end(int64_t bytes, BlockStatus *ret_status)
     };
 }
 
-/* Ask the driver in whole blocks and cut its answer to what was asked. */
+/* Ask the driver in whole blocks and cut its answer to what was asked. A block may be of several
+ * parts, where what is beneath has smaller ones. */
 static int coroutine_fn ask_driver(BlockNode *node, int64_t offset, int64_t bytes,
                                    BlockStatus *ret_status)
 {
     int64_t alignment = node->limits.request_alignment;
     int64_t begin = align_down(offset, alignment);
     int64_t end = align_up(offset + bytes, alignment);
-    BlockStatus status = { 0 };
-    int ret = node->driver->co_block_status(node, begin, end - begin, &status);
+    BlockStatus status;
 
-    if (ret < 0) {
-        return ret;
+    for (;;) {
+        int ret = node->driver->co_block_status(node, begin, end - begin, &status);
+
+        if (ret < 0) {
+            return ret;
+        }
+        g_assert(status.bytes > 0);
+        if (status.bytes > offset - begin) {
+            break;
+        }
+        begin += status.bytes;
     }
-    g_assert(status.bytes > offset - begin);
     status.bytes = MIN(status.bytes - (offset - begin), bytes);
     status.map += offset - begin;
     *ret_status = status;

@@ -6,8 +6,12 @@
  * Data stays data when it is written to, so a write cannot make it wrong; whatever may make a hole
  * forgets it. An answer that is late says "data" where there is a hole now, which costs time
  * but no bytes. A hole is never remembered.
+ *
+ * Where direct I/O wants whole blocks, answers are in whole blocks as well: one that has any data
+ * is data, as the last one of a file that ends within it.
  */
 #include "file.h"
+#include "util/size.h"
 
 #include <errno.h>
 #include <unistd.h>
@@ -70,10 +74,13 @@ int coroutine_fn file_co_block_status(BlockNode *node, int64_t offset, int64_t b
     FileState *file = node->state;
     int64_t end = file->no_holes ? INT64_MAX : known_data_end(file, offset);
     bool hole = end == 0 && find_extent(file, offset, &end);
+    int64_t alignment = node->limits.request_alignment;
+    int64_t alike = MIN(end - offset, bytes);
 
+    hole = hole && alike >= alignment;
     *ret_status = (BlockStatus){
         .flags = (hole ? BLOCK_STATUS_ZERO : BLOCK_STATUS_DATA) | BLOCK_STATUS_OFFSET_VALID,
-        .bytes = MIN(end - offset, bytes),
+        .bytes = hole ? align_down(alike, alignment) : align_up(alike, alignment),
         .map = offset,
         .file = node,
     };

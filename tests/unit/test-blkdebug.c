@@ -269,6 +269,29 @@ static void test_limits(void)
     close_disk(user);
 }
 
+/* What is beneath may know smaller parts than the blocks that requests have here. */
+static void test_block_status_within_blocks(void)
+{
+    BlockBackend *user = open_disk("'align':65536");
+    MemoryDisk *disk = memory_disk(node_find("n"));
+    BlockStatus status;
+
+    disk->tells_zeroes = true;
+    disk->data[2 * MEMORY_DISK_BLOCK] = 1;
+    g_assert_cmpint(do_status(user, 0, MiB, &status), ==, 0);
+    g_assert_true(status.flags & BLOCK_STATUS_ZERO);
+    g_assert_cmpint(status.bytes, ==, 2 * MEMORY_DISK_BLOCK);
+    for (int64_t at = 2 * MEMORY_DISK_BLOCK; at < 3 * MEMORY_DISK_BLOCK; at += 1000) {
+        g_assert_cmpint(do_status(user, at, MiB - at, &status), ==, 0);
+        g_assert_true(status.flags & BLOCK_STATUS_DATA);
+        g_assert_cmpint(status.bytes, ==, 3 * MEMORY_DISK_BLOCK - at);
+        g_assert_cmpint(status.map, ==, at);
+    }
+    g_assert_cmpint(do_status(user, MiB - 1, 1, &status), ==, 0);
+    g_assert_true(status.flags & BLOCK_STATUS_ZERO);
+    close_disk(user);
+}
+
 static char *error_with(const char *options)
 {
     return add_node_error("{'driver':'blkdebug','node-name':'b','image':{'driver':'null-co',"
@@ -423,6 +446,7 @@ int main(int argc, char **argv)
     g_test_add_func("/blkdebug/remove-break", test_remove_break);
     g_test_add_func("/blkdebug/drain", test_drain);
     g_test_add_func("/blkdebug/limits", test_limits);
+    g_test_add_func("/blkdebug/block-status-within-blocks", test_block_status_within_blocks);
     g_test_add_func("/blkdebug/bad-limits", test_bad_limits);
     g_test_add_func("/blkdebug/config", test_config);
     g_test_add_func("/blkdebug/bad-config", test_bad_config);

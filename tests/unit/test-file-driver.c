@@ -208,6 +208,29 @@ static void test_holes_are_told_and_never_for_data(void)
     delete_node("f");
 }
 
+/* The last block of a file may be of a few bytes only. */
+static void test_status_is_of_whole_blocks(void)
+{
+    g_autofree char *path = temp_path("odd");
+    g_autofree char *bytes = g_strnfill(5000, 'x');
+    BlockNode *node;
+    BlockBackend *user;
+
+    g_assert_true(g_file_set_contents(path, bytes, 5000, NULL));
+    node = add_file(path, ",'cache':{'direct':true},'read-only':true");
+    user = open_user(node, PERM_CONSISTENT_READ);
+    g_assert_cmpint(node_size(node), ==, 5120);
+    for (int64_t at = 0; at < 5120; at += 50) {
+        BlockStatus status;
+
+        g_assert_cmpint(do_status(user, at, 5120 - at, &status), ==, 0);
+        g_assert_true(status.flags & BLOCK_STATUS_DATA);
+        g_assert_cmpint(status.bytes, ==, 5120 - at);
+    }
+    backend_free(user);
+    delete_node("f");
+}
+
 /* --- sizes --- */
 
 static void test_a_file_is_resized(void)
@@ -598,6 +621,7 @@ int main(int argc, char **argv)
     ADD(caches_are_filled);
     ADD(several_loops_use_one_file);
     ADD(holes_are_told_and_never_for_data);
+    ADD(status_is_of_whole_blocks);
     ADD(a_file_is_resized);
     ADD(direct_writes_do_not_lengthen_a_file_unasked);
     ADD(auto_read_only_opens_for_writers);
