@@ -72,12 +72,18 @@ BlockNode *node_insert_filter(const BlockdevOptions *options, UndoStack *undo, G
 
 /* --- remove --- */
 
-static void commit_remove(void *opaque)
+/* The monitor's reference belongs to the undo step, and goes when nothing on the stack means the
+ * filter or its edges any more. */
+static void abort_remove(void *opaque)
 {
-    BlockNode *filter = opaque;
+    BlockNode *filter = node_ref(opaque);
 
-    filter->monitor_owned = false;
-    node_unref(filter);
+    filter->monitor_owned = true;
+}
+
+static void clean_remove(void *opaque)
+{
+    node_unref(opaque);
 }
 
 static BlockNode *removable_filter(const char *node_name, GError **error)
@@ -110,12 +116,13 @@ static BlockNode *removable_filter(const char *node_name, GError **error)
 
 static bool take_out(BlockNode *filter, UndoStack *undo, GError **error)
 {
-    static const UndoOps ops = { .commit = commit_remove };
+    static const UndoOps ops = { .abort = abort_remove, .clean = clean_remove };
 
     drain_end_with(drain_begin_below(&filter, 1), undo);
     if (!node_replace(filter, filter->file->node, undo, error)) {
         return false;
     }
+    filter->monitor_owned = false;
     undo_push(undo, &ops, filter);
     return true;
 }

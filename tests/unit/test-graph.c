@@ -291,6 +291,36 @@ static void test_filter_removal_taken_back(void)
     delete_all();
 }
 
+/* What is on an undo stack more than once. */
+static void test_several_filters_removed_together(void)
+{
+    BlockNode *disk = add_node(DISK, "d");
+    BlockBackend *user = backend_new("b", PERM_WRITE, PERM_ALL);
+    GError *error = NULL;
+
+    add_node(DISK, "t");
+    add_node(DISK, "t2");
+    add_node(CBW, "lower", "d", "t");
+    add_node(CBW, "upper", "lower", "t2");
+    g_assert_true(backend_attach(user, node_find("upper"), NULL));
+    for (int commit = 0; commit < 2; commit++) {
+        UndoStack *undo = undo_stack_new();
+
+        g_assert_true(node_remove_filter("upper", undo, NULL));
+        g_assert_true(node_remove_filter("lower", undo, NULL));
+        g_assert_false(node_remove_filter("upper", undo, &error));
+        assert_error(error, "Node upper is not owned by the monitor");
+        g_assert_true(backend_node(user) == disk);
+        undo_finish(undo, commit);
+        g_assert_true(backend_node(user) == (commit ? disk : node_find("upper")));
+    }
+    g_assert_null(node_find("upper"));
+    g_assert_null(node_find("lower"));
+    g_assert_cmpuint(disk->refs, ==, 2);
+    backend_free(user);
+    delete_all();
+}
+
 static void test_filters_refused(void)
 {
     g_autoptr(BlockdevOptions) no_filter = NULL;
@@ -459,6 +489,8 @@ int main(int argc, char **argv)
     g_test_add_func("/graph/filter-inserted-and-removed", test_filter_inserted_and_removed);
     g_test_add_func("/graph/filter-insertion-taken-back", test_filter_insertion_taken_back);
     g_test_add_func("/graph/filter-removal-taken-back", test_filter_removal_taken_back);
+    g_test_add_func("/graph/several-filters-removed-together",
+                    test_several_filters_removed_together);
     g_test_add_func("/graph/filters-refused", test_filters_refused);
     g_test_add_func("/graph/filter-insertion-refused-by-permissions",
                     test_filter_insertion_refused_by_permissions);
