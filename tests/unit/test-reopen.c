@@ -55,6 +55,10 @@ static void test_words_of_refusals(void)
     reopen_fails("[{'driver':'null-co','node-name':'d','size':4096,'read-only':true,"
                  "'force-share':true}]",
                  "Cannot change the option 'force-share'");
+    add_node("{'driver':'null-co','node-name':'f','read-only':true,'force-share':true}");
+    reopen_ok("[{'driver':'null-co','node-name':'f','read-only':true,'force-share':true}]");
+    reopen_fails("[{'driver':'null-co','node-name':'f','force-share':true}]",
+                 "force-share=on can only be used with read-only images");
     reopen_fails("[{'driver':'raw','node-name':'r','file':'x'}]",
                  "Cannot find device='' nor node-name='x'");
     reopen_fails("[{'driver':'raw','node-name':'r','file':'r'}]",
