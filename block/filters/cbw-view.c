@@ -22,6 +22,13 @@ typedef struct ViewPiece {
     RangeHold hold;
 } ViewPiece;
 
+int64_t cbw_snapshot_size(const BlockNode *node)
+{
+    const CbwState *cbw = node->state;
+
+    return cbw->size;
+}
+
 static int coroutine_fn view_begin(CbwState *cbw, int64_t offset, int64_t bytes, ViewPiece *ret)
 {
     int64_t end = offset + bytes;

@@ -46,6 +46,7 @@ ImageInfoSpecific *cbw_specific_info(BlockNode *node, GError **error);
 
 /* --- the view (cbw-view.c): functions of the driver's table --- */
 
+int64_t cbw_snapshot_size(const BlockNode *node);
 int coroutine_fn cbw_co_preadv_snapshot(BlockNode *node, int64_t offset, int64_t bytes,
                                         IoVector *vec);
 int coroutine_fn cbw_co_snapshot_block_status(BlockNode *node, int64_t offset, int64_t bytes,

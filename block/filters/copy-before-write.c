@@ -236,6 +236,7 @@ static const BlockDriver copy_before_write_driver = {
     .co_pwrite_zeroes = cbw_co_pwrite_zeroes,
     .co_pdiscard = cbw_co_pdiscard,
     .co_truncate = cbw_co_truncate,
+    .snapshot_size = cbw_snapshot_size,
     .co_preadv_snapshot = cbw_co_preadv_snapshot,
     .co_snapshot_block_status = cbw_co_snapshot_block_status,
     .co_pdiscard_snapshot = cbw_co_pdiscard_snapshot,

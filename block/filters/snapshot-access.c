@@ -3,13 +3,19 @@
  * The driver `snapshot-access`: the frozen view that its file, a copy-before-write node, keeps.
  *
  * It asks for no permission on that node: whatever others do there, the view stays as it is.
- * Writing is not supported; a discard says that the range will not be read again. The
- * node has its file's size at opening.
+ * Writing is not supported; a discard says that the range will not be read again. The node has
+ * the view's size, however large the disk has become since.
  */
 #include "block/driver.h"
 #include "block/drivers.h"
 
 #include <errno.h>
+
+/* What keeps no view has a size all the same, as in QEMU. */
+static int64_t view_size(const BlockNode *file)
+{
+    return file->driver->snapshot_size ? file->driver->snapshot_size(file) : node_size(file);
+}
 
 static bool snapshot_open(BlockNode *node, const BlockdevOptions *options, GError **error)
 {
@@ -19,7 +25,7 @@ static bool snapshot_open(BlockNode *node, const BlockdevOptions *options, GErro
     if (!file) {
         return false;
     }
-    node_set_size(node, node_size(file->node));
+    node_set_size(node, view_size(file->node));
     return true;
 }
 

@@ -101,6 +101,7 @@ struct BlockDriver {
     void (*refresh_limits)(BlockNode *node);
 
     /* The frozen view that a copy-before-write node keeps; only such nodes have these. */
+    int64_t (*snapshot_size)(const BlockNode *node);
     int coroutine_fn (*co_preadv_snapshot)(BlockNode *node, int64_t offset, int64_t bytes,
                                            IoVector *vec);
     int coroutine_fn (*co_snapshot_block_status)(BlockNode *node, int64_t offset, int64_t bytes,

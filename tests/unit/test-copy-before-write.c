@@ -3,6 +3,7 @@
  * copy-before-write and snapshot-access: what the view holds, what the guest pays, what happens
  * when copying fails. The numbers are those of the invariants in block/filters/copy-before-write.c.
  */
+#include "cow-driver.h"
 #include "io-harness.h"
 #include "util/size.h"
 
@@ -184,6 +185,38 @@ static void test_zeroes_of_the_target_are_left(void)
     g_assert_cmpint(atomic_load(&f.target->writes), ==, 0);
     assert_filled(f.view, 0, 2 * CLUSTER, 0);
     fixture_done(&f);
+}
+
+/* The target may be an overlay of the very disk: what it shows before it has anything of its own
+ * are the disk's bytes, which change. */
+static void test_zeroes_are_copied_to_an_overlay_of_the_disk(void)
+{
+    BlockNode *file;
+    Fixture f;
+
+    fixture_begin(&f);
+    f.disk->tells_zeroes = true;
+    memset(f.disk->data, 0, SIZE);
+    file = add_node("{'driver':'null-co','node-name':'file','size':2097152}");
+    strcpy((char *)memory_disk(file)->data, "COW\n1049088\n\n\n\n");
+    add_node("{'driver':'qcow2','node-name':'overlay','file':'file','backing':'disk'}");
+    f.cbw = add_node("{'driver':'copy-before-write','node-name':'cbw','file':'disk',"
+                     "'target':'overlay','discard':'unmap'}");
+    add_node(VIEW);
+    f.guest = open_user(f.cbw, RW);
+    f.view = open_user(node_find("view"), RW);
+
+    g_assert_cmpint(do_fill(f.guest, 0, SIZE, 0x77), ==, 0);
+    assert_filled(f.guest, 0, SIZE, 0x77);
+    assert_filled(f.view, 0, SIZE, 0);
+    backend_free(f.guest);
+    backend_free(f.view);
+    delete_node("view");
+    delete_node("cbw");
+    delete_node("overlay");
+    delete_node("file");
+    delete_node("disk");
+    delete_node("target");
 }
 
 static void test_block_status_is_that_of_the_frozen_bytes(void)
@@ -628,6 +661,48 @@ static void test_the_disk_may_grow_but_not_shrink(void)
     fixture_done(&f);
 }
 
+static void test_a_view_has_the_size_it_was_frozen_with(void)
+{
+    BlockBackend *late;
+    Fixture f;
+
+    fixture_begin(&f);
+    fixture_freeze(&f, "");
+    g_assert_true(node_resize(f.cbw, 20 * CLUSTER, NULL));
+    late = open_user(add_node("{'driver':'snapshot-access','node-name':'late','file':'cbw'}"), RW);
+    g_assert_cmpint(backend_size(late), ==, SIZE);
+    g_assert_cmpint(do_fill(f.guest, SIZE - 512, 1024, 9), ==, 0);
+    assert_numbers(late, 0, SIZE, CLUSTER);
+    backend_free(late);
+    delete_node("late");
+    fixture_done(&f);
+}
+
+/* The filter keeps no books in a node that may go. */
+static void test_a_filter_beneath_is_taken_away(void)
+{
+    char below[] = "{'driver':'copy-before-write','node-name':'below','file':'disk',"
+                   "'target':'other'}";
+    Fixture f;
+
+    fixture_begin(&f);
+    add_node("{'driver':'null-co','node-name':'other','size':1049088}");
+    insert_filter(below);
+    f.cbw = add_node("{'driver':'copy-before-write','node-name':'cbw','file':'below',"
+                     "'target':'target','discard':'unmap'}");
+    add_node(VIEW);
+    f.guest = open_user(f.cbw, RW);
+    f.view = open_user(node_find("view"), RW);
+    g_assert_cmpint(do_fill(f.guest, 0, CLUSTER, 0x77), ==, 0);
+    g_assert_true(node_remove_filter("below", NULL, NULL));
+    g_assert_null(node_find("below"));
+    g_assert_true(f.cbw->file->node == f.disk_node);
+    g_assert_cmpint(do_fill(f.guest, CLUSTER, 2 * CLUSTER, 0x77), ==, 0);
+    assert_frozen(&f, 0, SIZE);
+    fixture_done(&f);
+    delete_node("other");
+}
+
 static void test_the_disk_is_written_through_the_filter_alone(void)
 {
     BlockBackend *other;
@@ -649,11 +724,13 @@ static void test_the_disk_is_written_through_the_filter_alone(void)
 int main(int argc, char **argv)
 {
     io_harness_init(&argc, &argv, true);
+    cow_driver_register();
     ADD(the_view_stays_as_it_was);
     ADD(only_the_first_write_to_a_cluster_copies);
     ADD(a_small_write_costs_a_small_copy);
     ADD(zeroes_are_copied_as_zeroes);
     ADD(zeroes_of_the_target_are_left);
+    ADD(zeroes_are_copied_to_an_overlay_of_the_disk);
     ADD(block_status_is_that_of_the_frozen_bytes);
     ADD(the_view_is_not_written);
     ADD(a_snapshot_of_something_else_has_no_bytes);
@@ -674,6 +751,8 @@ int main(int argc, char **argv)
     ADD(larger_clusters);
     ADD(bitmaps_show_what_is_kept);
     ADD(the_disk_may_grow_but_not_shrink);
+    ADD(a_view_has_the_size_it_was_frozen_with);
+    ADD(a_filter_beneath_is_taken_away);
     ADD(the_disk_is_written_through_the_filter_alone);
     return io_harness_run();
 }
