@@ -267,18 +267,29 @@ int merino_disk_flush(MerinoDisk *disk)
     return disk_request(disk, REQUEST_FLUSH, 0, 0, NULL);
 }
 
+/* With all that was written and all that was stored of it; NULL with an error. */
+static DirtyBitmap *find_bitmap(BlockNode *node, const char *name, GError **error)
+{
+    DirtyBitmap *bitmap = bitmap_lookup(node->bitmaps, name, error);
+
+    if (!bitmap || !bitmap_check(bitmap, BITMAP_NEED_CONSISTENT, error) ||
+        !bitmap_load(bitmap, error)) {
+        return NULL;
+    }
+    node_settle(node);
+    return bitmap;
+}
+
 bool merino_disk_next_dirty(MerinoDisk *disk, const char *bitmap, int64_t offset,
                             int64_t *ret_offset, int64_t *ret_bytes, char **ret_error)
 {
-    DirtyBitmap *found = bitmap_find(backend_node(disk->backend)->bitmaps, bitmap);
+    GError *error = NULL;
+    DirtyBitmap *found = find_bitmap(backend_node(disk->backend), bitmap, &error);
     int64_t size = backend_size(disk->backend);
 
     if (!found) {
-        GError *error = NULL;
-
-        merino_error(&error, "Dirty bitmap '%s' not found", bitmap);
         return give_error(error, ret_error);
     }
-    return offset < size &&
+    return offset >= 0 && offset < size &&
            bitmap_next_dirty_area(found, offset, size, size - offset, ret_offset, ret_bytes);
 }

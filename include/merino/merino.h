@@ -69,8 +69,8 @@ MERINO_EXPORT int merino_disk_flush(MerinoDisk *disk);
 
 /*
  * The first range at or after `offset` that is dirty in a bitmap of the disk's node. True with
- * *ret_offset and *ret_bytes; false at the end, and with *ret_error when there is no such
- * bitmap (set *ret_error to NULL before to tell the two apart).
+ * *ret_offset and *ret_bytes; false at the end, and with *ret_error when there is no such bitmap
+ * or it cannot be relied on (set *ret_error to NULL before to tell the two apart).
  */
 MERINO_EXPORT bool merino_disk_next_dirty(MerinoDisk *disk, const char *bitmap, int64_t offset,
                                           int64_t *ret_offset, int64_t *ret_bytes,
