@@ -12,7 +12,7 @@
 #include <sys/mman.h>
 
 #define NONE      UINT32_MAX
-#define MAX_SLOTS (1 << 30)
+#define MAX_SLOTS ((1 << 30) - 1) /* so that twice as many places have 32-bit numbers */
 
 typedef enum SlotState {
     SLOT_FREE, /* or reserved: in nobody's sight */

@@ -162,8 +162,9 @@ static int create_file(void *opaque)
     }
     file.fd = open(file.path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (file.fd < 0) {
-        merino_error_errno(create->error, errno, "Could not create '%s'", file.path);
-        return -errno;
+        ret = -errno;
+        merino_error_errno(create->error, -ret, "Could not create '%s'", file.path);
+        return ret;
     }
     file.use_locks = file_locks_supported(file.fd);
     ret = fill_file(&file, options, (uint32_t)extent_size, create->error);
