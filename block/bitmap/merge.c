@@ -57,7 +57,7 @@ bool bitmap_merge(DirtyBitmap *target, DirtyBitmap *const sources[], size_t n_so
             return false;
         }
     }
-    if (!bitmap_mark(target, error)) {
+    if (!bitmap_prepare_change(target, error)) {
         return false;
     }
     list_lock_folded(list);

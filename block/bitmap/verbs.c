@@ -237,7 +237,7 @@ static void switch_abort(void *opaque)
 {
     SwitchStep *step = opaque;
 
-    step->bitmap->state.enabled = step->was;
+    step->bitmap->state.enabled = step->was && !step->bitmap->state.inconsistent;
     if (!list_update_recording(step->bitmap->list, &step->spare, NULL)) {
         g_assert_not_reached();
     }

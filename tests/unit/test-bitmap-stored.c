@@ -11,6 +11,7 @@
 typedef struct Store {
     GString *marks; /* names, as they were marked; "." ends each call */
     int loads;
+    bool fail_loads;
     int fail_marks;
 } Store;
 
@@ -19,6 +20,10 @@ static bool store_load(void *opaque, const DirtyBitmap *bitmap, HBitmap *bits, G
     Store *store = opaque;
 
     store->loads++;
+    if (store->fail_loads) {
+        merino_error(error, "Cannot load");
+        return false;
+    }
     hbitmap_set(bits, 1, 1);
     return true;
 }
@@ -185,6 +190,31 @@ static void verbs_mark_before_they_change(void)
     done(list, &store);
 }
 
+/* What is remembered for undo are the bits with what is stored of them. */
+static void undo_keeps_what_is_stored(void)
+{
+    Store store;
+    BitmapList *list = new_list(&store);
+    DirtyBitmap *d = bitmap_find(list, "d"), *e = bitmap_find(list, "e");
+    UndoStack *undo = undo_stack_new();
+
+    g_assert_true(bitmap_merge(d, NULL, 0, undo, NULL));
+    g_assert_true(bitmap_clear(d, undo, NULL));
+    g_assert_true(bitmap_enable(d, undo, NULL));
+    undo_abort(undo);
+    g_assert_cmpint(bitmap_next_dirty(d, 0, MIB), ==, 65536);
+    g_assert_cmpint(bitmap_dirty_bytes(d), ==, 65536);
+
+    undo = undo_stack_new();
+    store.fail_loads = true;
+    g_assert_true(bitmap_disable(e, undo, NULL));
+    g_assert_false(bitmap_clear(e, undo, NULL));
+    undo_abort(undo);
+    g_assert_true(bitmap_is_inconsistent(e) && !bitmap_is_enabled(e));
+    g_assert_cmpstr(bitmap_inconsistent_reason(e), ==, "Cannot load");
+    done(list, &store);
+}
+
 static void nothing_is_marked_on_a_read_only_disk(void)
 {
     Store store;
@@ -247,6 +277,7 @@ int main(int argc, char **argv)
                     the_first_write_marks_what_records);
     g_test_add_func("/bitmap-stored/a-store-may-ask-for-it", a_store_may_ask_for_it);
     g_test_add_func("/bitmap-stored/verbs-mark-before-they-change", verbs_mark_before_they_change);
+    g_test_add_func("/bitmap-stored/undo-keeps-what-is-stored", undo_keeps_what_is_stored);
     g_test_add_func("/bitmap-stored/nothing-is-marked-on-a-read-only-disk",
                     nothing_is_marked_on_a_read_only_disk);
     g_test_add_func("/bitmap-stored/resizing-marks-all", resizing_marks_all);
