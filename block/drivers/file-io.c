@@ -61,8 +61,10 @@ int coroutine_fn file_co_preadv(BlockNode *node, int64_t offset, int64_t bytes, 
     }
     ret = co_io_preadv(file->fd, vec->iov, vec->n, offset);
     for (int64_t done = ret; done < bytes && ret >= 0; done += ret) {
-        if (ret == 0) {
-            iov_memset(vec, done, 0, bytes - done); /* the end of the file */
+        /* The end of the file: direct I/O stops within a block only there, and some file systems
+         * refuse to go on from such a place. */
+        if (ret == 0 || !is_aligned(done, node->limits.request_alignment)) {
+            iov_memset(vec, done, 0, bytes - done);
             return 0;
         }
         ret = transfer_rest(file, false, offset, vec, done, 0);

@@ -8,8 +8,6 @@
  * image less protected than it was before or will be afterwards.
  */
 #include "file.h"
-#include "util/error.h"
-#include "util/size.h"
 
 #include <unistd.h>
 
@@ -107,27 +105,12 @@ static void perm_abort(void *opaque)
     file_lock_keep(change->file, change->old_locked_perm, change->old_locked_unshared);
 }
 
-/* A write to the last, partial block makes the file longer. */
-static bool check_size(const BlockNode *node, unsigned perm, GError **error)
-{
-    if ((perm & PERM_WRITE) && !(perm & PERM_RESIZE) &&
-        !is_aligned(node_size(node), node->limits.request_alignment)) {
-        merino_error(error, "Cannot get 'write' permission without 'resize': Image size is not a "
-                            "multiple of request alignment");
-        return false;
-    }
-    return true;
-}
-
 bool file_set_perm(BlockNode *node, unsigned perm, unsigned shared, UndoStack *undo, GError **error)
 {
     static const UndoOps ops = { perm_commit, perm_abort, g_free };
     FileState *file = node->state;
     PermChange *change;
 
-    if (!check_size(node, perm, error)) {
-        return false;
-    }
     change = g_new(PermChange, 1);
     *change =
         (PermChange){ file, file->perm, file->unshared, file->locked_perm, file->locked_unshared };
