@@ -141,7 +141,7 @@ static bool decode_list(const QapiType *type, const DecodePath *path, const json
     if (!json_is_array(in)) {
         return decode_type_error(path, "array", error);
     }
-    list->items = g_malloc0_n(json_array_size(in), slot_size);
+    list->items = g_malloc0_n(qapi_list_capacity(json_array_size(in)), slot_size);
     for (size_t i = 0; i < json_array_size(in); i++) {
         DecodePath step = { path, NULL, i, path->mode };
 

@@ -184,8 +184,12 @@ static void clone_members(const QapiType *type, char *base)
 static void clone_items(const QapiType *element, QapiList *list)
 {
     size_t slot_size = qapi_type_slot_size(element);
+    const void *items = list->items;
 
-    list->items = g_memdup2(list->items, list->len * slot_size);
+    list->items = g_malloc_n(qapi_list_capacity(list->len), slot_size);
+    if (list->len) {
+        memcpy(list->items, items, list->len * slot_size);
+    }
     for (size_t i = 0; i < list->len; i++) {
         clone_slot(element, (char *)list->items + i * slot_size);
     }
@@ -221,7 +225,9 @@ void qapi_list_append(const QapiType *list_type, void *list, const void *item)
     size_t slot_size = qapi_type_slot_size(list_type->as.list.element);
     QapiList *self = list;
 
-    self->items = g_realloc_n(self->items, self->len + 1, slot_size);
+    if (self->len == qapi_list_capacity(self->len)) {
+        self->items = g_realloc_n(self->items, qapi_list_capacity(self->len + 1), slot_size);
+    }
     memcpy((char *)self->items + self->len * slot_size, item, slot_size);
     self->len++;
 }

@@ -78,7 +78,7 @@ static bool parse_limits(const ThrottleLimits *limits, ThrottleConfig *config, G
                          from->name, UINT32_MAX);
             return false;
         }
-        rate->burst_seconds = seconds < 0 ? UINT32_MAX : seconds;
+        rate->burst_seconds = seconds < 0 ? INT64_MAX : seconds; /* which no burst can have */
     }
     if (limits->has_iops_size) {
         config->operation_size = limits->iops_size;

@@ -39,7 +39,7 @@ typedef enum ThrottleBucket {
 typedef struct ThrottleRate {
     int64_t average; /* 0: no limit */
     int64_t burst;   /* 0: a tenth of `average`, at once */
-    uint32_t burst_seconds;
+    int64_t burst_seconds;
 } ThrottleRate;
 
 typedef struct ThrottleConfig {

@@ -101,6 +101,12 @@ size_t qapi_type_slot_size(const QapiType *type);
 void qapi_value_free(const QapiType *type, void *value);
 void *qapi_value_clone(const QapiType *type, const void *value);
 
+/* For how many items the list has room, so that most appending takes no new memory. */
+static inline size_t qapi_list_capacity(size_t len)
+{
+    return len < 2 ? len : (size_t)1 << g_bit_storage(len - 1);
+}
+
 /* Append the slot at `item`, whose pointer (if it is one) the list then owns. */
 void qapi_list_append(const QapiType *list_type, void *list, const void *item);
 

@@ -191,6 +191,23 @@ static void test_limits_win(void)
     g_assert_false(throttle_config_parse(&properties, &config, NULL));
 }
 
+/* A length that no burst can have, and that is taken for what it is, not for a very long one. */
+static void test_negative_length(void)
+{
+    ThrottleLimits limits = { .has_iops_total = true,
+                              .iops_total = 1,
+                              .has_iops_total_max = true,
+                              .iops_total_max = 2,
+                              .has_iops_total_max_length = true,
+                              .iops_total_max_length = -1 };
+    ThrottleGroupProperties properties = { .limits = &limits };
+    ThrottleConfig config;
+    g_autoptr(GError) error = NULL;
+
+    g_assert_false(throttle_config_parse(&properties, &config, &error));
+    g_assert_cmpstr(error->message, ==, "burst length too high for this burst rate");
+}
+
 /* --- groups --- */
 
 static ThrottleGroup *add_group(ThrottleBucket bucket, ThrottleRate rate, bool test_time)
@@ -501,6 +518,7 @@ int main(int argc, char **argv)
     throttle_driver_register();
     g_test_add_func("/throttle/rate", test_rate);
     g_test_add_func("/throttle/wait-is-exact", test_wait_is_exact);
+    g_test_add_func("/throttle/negative-length", test_negative_length);
     g_test_add_func("/throttle/burst-at-once", test_burst_at_once);
     g_test_add_func("/throttle/burst-with-length", test_burst_with_length);
     g_test_add_func("/throttle/operation-size", test_operation_size);
