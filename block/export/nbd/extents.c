@@ -112,6 +112,10 @@ void nbd_extents_add_bitmap(NbdExtents *extents, DirtyBitmap *bitmap, int64_t of
     HBitmapArea areas[AREAS];
     size_t wanted, n = 0;
 
+    if (offset >= known_end) {
+        nbd_extents_add(extents, (uint64_t)bytes, 0);
+        return;
+    }
     do {
         wanted = MIN(AREAS, (size_t)(extents->max - extents->n) / 2 + 1);
         n = bit < end_bit ? hbitmap_dirty_areas(bits, bit, end_bit, areas, wanted) : 0;
