@@ -3,6 +3,7 @@
 #include "nbd-harness.h"
 #include "util/size.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define SIZE (4 * MiB)
@@ -134,6 +135,37 @@ static void test_refusals(gconstpointer extended)
     assert_text(status(0, UINT64_MAX, 1), "error 22");
     assert_text(status(NBD_CMD_FLAG_DF, 0, 1), "error 22");
     assert_text(status(0, 0, 1), "3: 1/0");
+    tear_down();
+}
+
+/* A disk in very many pieces is told bit by bit, also where all of them are the same. */
+static void test_many_pieces(void)
+{
+    const int64_t size = 160 * MiB;
+    int64_t told = 0;
+    int requests = 0;
+
+    disk = add_node("{'driver':'null-co','node-name':'d','size':%" G_GINT64_FORMAT "}", size);
+    memory = memory_disk(disk);
+    memory->tells_zeroes = true;
+    for (int64_t at = 0; at < size; at += 8 * KiB) {
+        memory->data[at] = 1;
+    }
+    start_server(0, 0);
+    add_export("{'type':'nbd','id':'e','node-name':'d','allocation-depth':true}");
+    client_open(&client, true, true);
+    client_go(&client, "d", "qemu:allocation-depth");
+    while (told < size) {
+        g_autofree char *text = status(0, (uint64_t)told, (uint64_t)(size - told));
+        uint64_t length = 0;
+
+        g_assert_cmpint(sscanf(text, "1: %" G_GUINT64_FORMAT "/1", &length), ==, 1);
+        g_assert_cmpuint(length, <=, size - told);
+        g_assert_cmpuint(length, >, 0);
+        told += (int64_t)length;
+        requests++;
+    }
+    g_assert_cmpint(requests, >, 1);
     tear_down();
 }
 
@@ -302,6 +334,7 @@ int main(int argc, char **argv)
     add_in_both_forms("refusals", test_refusals);
     g_test_add_func("/nbd-block-status/filter", test_filter);
     add_in_both_forms("as-many-as-fit", test_as_many_as_fit);
+    g_test_add_func("/nbd-block-status/many-pieces", test_many_pieces);
     g_test_add_func("/nbd-block-status/longer-than-32-bits", test_longer_than_32_bits);
     g_test_add_func("/nbd-block-status/bitmap-refusals", test_bitmap_refusals);
     g_test_add_func("/nbd-block-status/filtered-node", test_bitmaps_of_the_filtered_node);

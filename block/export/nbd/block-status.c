@@ -4,17 +4,19 @@
  *
  * All contexts are asked behind one door, so they belong to the same instant of the graph. A reply
  * covers at least one byte of the request and never more than it; a context with more extents
- * than fit tells the first ones.
+ * than fit, or that takes more looks at the disk than one request may cost, tells the first ones.
  *
  * With extended headers a request may narrow the contexts down for itself: its payload is then the
  * length of the range, 64 bits, and 32 bits for each context that it wants.
  */
 #include "transmission.h"
 
-#include <errno.h>
-
 #define PAYLOAD_LENGTH_BYTES 8
 #define PAYLOAD_ID_BYTES     4
+
+/* A disk in small pieces that all have the same flags is one extent, and many looks. */
+#define MOST_LOOKS   16384 /* of one context at one request */
+#define LOOKS_A_TURN 256   /* then other coroutines of the loop run */
 
 static bool has_filter(const NbdRequestHeader *header)
 {
@@ -104,10 +106,14 @@ static uint64_t depth_flags(const BlockStatus *status)
 static int coroutine_fn add_status(NbdExtents *extents, BlockNode *node, int64_t offset,
                                    int64_t bytes, StatusToFlags *to_flags)
 {
-    while (bytes) {
+    for (unsigned looks = 0; bytes && looks < MOST_LOOKS; looks++) {
         BlockStatus status;
-        int ret = node_co_block_status_above(node, NULL, offset, bytes, &status);
+        int ret;
 
+        if (looks % LOOKS_A_TURN == LOOKS_A_TURN - 1) {
+            coroutine_pause();
+        }
+        ret = node_co_block_status_above(node, NULL, offset, bytes, &status);
         if (ret < 0) {
             return ret;
         }
