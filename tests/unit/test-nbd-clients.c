@@ -3,11 +3,15 @@
  * Clients that ask much, go away, say nothing or never listen: on the main loop and on an I/O
  * thread. After each of them the export works, and can be deleted.
  */
+#include "block/export/nbd/transmission.h"
 #include "nbd-harness.h"
 #include "util/size.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #define SIZE (4 * MiB)
 
@@ -181,6 +185,41 @@ static void test_limits(gconstpointer iothread)
     tear_down();
 }
 
+/* All clients together have a limit, too, beside one request of each. */
+static void test_limit_of_all(gconstpointer iothread)
+{
+    const unsigned before = nbd_requests_of_all, n = 30;
+    Client clients[3];
+
+    set_up(iothread);
+    nbd_requests_of_all = 10;
+    memory_disk_hold(memory, false, true);
+    for (size_t i = 0; i < G_N_ELEMENTS(clients); i++) {
+        open_client(&clients[i]);
+        for (unsigned k = 0; k < n; k++) {
+            client_request(&clients[i], NBD_CMD_READ, NBD_CMD_FLAG_DF, k, 0, 512);
+        }
+    }
+    run_main_until(held_now() == 13);
+    for (int i = 0; i < 100; i++) {
+        run_main_once();
+    }
+    g_assert_cmpint(held_now(), ==, 13);
+    memory_disk_hold(memory, false, false);
+    for (size_t i = 0; i < G_N_ELEMENTS(clients); i++) {
+        for (unsigned k = 0; k < n; k++) {
+            Reply reply;
+
+            client_reply(&clients[i], 0, &reply);
+            g_assert_cmpuint(reply.error, ==, 0);
+            reply_done(&reply);
+        }
+        client_close(&clients[i]);
+    }
+    tear_down();
+    nbd_requests_of_all = before;
+}
+
 static void check_refused(NbdServerOptions options, const char *expected)
 {
     SocketAddress address = { .type = SOCKET_ADDRESS_TYPE_UNIX, .u.q_unix.path = (char *)"x" };
@@ -205,6 +244,36 @@ static void test_wrong_limits(void)
     check_refused((NbdServerOptions){ .socket_mode = (char *)"1777" }, mode);
     check_refused((NbdServerOptions){ .socket_mode = (char *)"-1" }, mode);
     check_refused((NbdServerOptions){ .socket_mode = (char *)"" }, mode);
+}
+
+/* A socket that listens already, as of a service manager, listens on when the server is gone. */
+static void test_given_socket(void)
+{
+    struct sockaddr_un at = { .sun_family = AF_UNIX };
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0), client;
+    g_autofree char *text = g_strdup_printf("%d", dup(fd));
+    SocketAddress address = { .type = SOCKET_ADDRESS_TYPE_FD, .u.fd.str = text };
+    NbdServerOptions options = { .addr = &address };
+    socklen_t length = sizeof(at);
+
+    g_assert_cmpint(bind(fd, (struct sockaddr *)&at, sizeof(at.sun_family)), ==, 0);
+    g_assert_cmpint(listen(fd, 5), ==, 0);
+    g_assert_cmpint(getsockname(fd, (struct sockaddr *)&at, &length), ==, 0);
+    for (int i = 0; i < 2; i++) {
+        char greeting[NBD_GREETING_BYTES];
+
+        client = socket(AF_UNIX, SOCK_STREAM, 0);
+        g_assert_cmpint(connect(client, (struct sockaddr *)&at, length), ==, 0);
+        g_assert_true(nbd_server_start(&options, NULL));
+        run_main_until(recv(client, greeting, sizeof(greeting), MSG_DONTWAIT) > 0);
+        stop_server();
+        close(client);
+        g_free(text);
+        text = g_strdup_printf("%d", dup(fd));
+        address.u.fd.str = text;
+    }
+    close(atoi(text));
+    close(fd);
 }
 
 /* Requests in pieces of all sizes, whatever the socket makes of them. */
@@ -540,7 +609,9 @@ int main(int argc, char **argv)
     add_on_both_loops("in-flight", test_in_flight);
     add_on_both_loops("bytes-in-flight", test_bytes_in_flight);
     add_on_both_loops("limits", test_limits);
+    add_on_both_loops("limit-of-all", test_limit_of_all);
     g_test_add_func("/nbd-clients/wrong-limits", test_wrong_limits);
+    g_test_add_func("/nbd-clients/given-socket", test_given_socket);
     add_on_both_loops("torn-stream", test_torn_stream);
     add_on_both_loops("gone-at-any-byte", test_gone_at_any_byte);
     add_on_both_loops("gone-with-requests-in-flight", test_gone_with_requests_in_flight);

@@ -6,7 +6,8 @@
  * clients; while there are as many as the limit allows it waits, and the kernel keeps further
  * clients waiting in turn. Then clients that have not chosen an export, of whom we know nothing
  * yet, are given less time, so that strangers cannot keep all places for long. A stop shuts
- * everything down and polls the main loop until all listeners and connections have ended.
+ * everything down and polls the main loop until all listeners and connections have ended. The
+ * sockets that listen are not shut down: one that the program was given may be its parent's, too.
  */
 #include "server.h"
 
@@ -17,7 +18,10 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 /* Pause after the system has run out of descriptors or memory. */
 #define ACCEPT_RETRY_NS (100 * 1000 * 1000)
@@ -32,11 +36,19 @@
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 "                              \
     "!\"#$%&'()*+,-./:;<=>?@[]^_{}~"
 
+/* A socket that listens. */
+typedef struct Door {
+    int fd;      /* of the listener */
+    int wait_fd; /* an epoll descriptor: readable when a client waits there, or the server stops */
+} Door;
+
 typedef struct NbdServer {
     NbdServerLimits limits;
     TlsCreds *tls_creds; /* NULL: no TLS */
     Authz *authz;        /* NULL: everybody is let in */
     NetListener *listener;
+    GArray *doors;          /* Door, one for each socket of the listener */
+    int stop_fd;            /* an eventfd: readable when the server stops */
     int64_t quiet_until_ns; /* complaints are counted only */
     unsigned unsaid;
     unsigned listeners; /* coroutines that have not ended */
@@ -112,10 +124,16 @@ static void press_handshakes(void)
     }
 }
 
-/* The server is full. False when the socket is of no more use. */
-static bool coroutine_fn wait_for_room(int fd)
+/* Also until the server stops. False when the socket is of no more use. */
+static bool coroutine_fn wait_for_client(const Door *door)
 {
-    bool usable = co_io_poll(fd, POLLIN) >= 0;
+    return co_io_poll(door->wait_fd, POLLIN) >= 0;
+}
+
+/* The server is full. False when the socket is of no more use. */
+static bool coroutine_fn wait_for_room(const Door *door)
+{
+    bool usable = wait_for_client(door);
 
     if (usable && is_full() && !server->stopping) {
         press_handshakes();
@@ -126,9 +144,9 @@ static bool coroutine_fn wait_for_room(int fd)
 }
 
 /* Accept one client, or wait. False when the socket is of no more use. */
-static bool coroutine_fn accept_one(int fd)
+static bool coroutine_fn accept_one(const Door *door)
 {
-    int client = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    int client = accept4(door->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
     if (client >= 0) {
         g_ptr_array_add(server->connections,
@@ -138,7 +156,7 @@ static bool coroutine_fn accept_one(int fd)
     }
     switch (errno) {
     case EAGAIN:
-        return co_io_poll(fd, POLLIN) >= 0;
+        return wait_for_client(door);
     case EMFILE:
     case ENFILE:
     case ENOBUFS:
@@ -157,11 +175,11 @@ static bool coroutine_fn accept_one(int fd)
 
 static void coroutine_fn listener_main(void *opaque)
 {
-    int fd = GPOINTER_TO_INT(opaque);
+    const Door *door = opaque;
     bool usable = true;
 
     while (usable && !server->stopping) {
-        usable = is_full() ? wait_for_room(fd) : accept_one(fd);
+        usable = is_full() ? wait_for_room(door) : accept_one(door);
     }
     server->listeners--;
     event_loop_notify(event_loop_main());
@@ -216,9 +234,22 @@ static bool parse_mode(const NbdServerOptions *options, int *ret_mode, GError **
     return true;
 }
 
+static void close_doors(NbdServer *gone)
+{
+    for (guint i = 0; i < gone->doors->len; i++) {
+        close(g_array_index(gone->doors, Door, i).wait_fd);
+    }
+    g_array_set_size(gone->doors, 0);
+    net_listener_free(g_steal_pointer(&gone->listener));
+}
+
 static void server_free(NbdServer *gone)
 {
-    net_listener_free(gone->listener);
+    close_doors(gone);
+    g_array_free(gone->doors, TRUE);
+    if (gone->stop_fd >= 0) {
+        close(gone->stop_fd);
+    }
     g_ptr_array_free(gone->waiting, TRUE);
     g_ptr_array_free(gone->connections, TRUE);
     tls_creds_release(gone->tls_creds);
@@ -250,6 +281,39 @@ static bool acquire_objects(NbdServer *made, const NbdServerOptions *options, GE
     return true;
 }
 
+static bool add_to_wait(int wait_fd, int fd)
+{
+    struct epoll_event event = { .events = EPOLLIN };
+
+    return epoll_ctl(wait_fd, EPOLL_CTL_ADD, fd, &event) == 0;
+}
+
+static bool open_door(NbdServer *made, int fd)
+{
+    Door door = { fd, epoll_create1(EPOLL_CLOEXEC) };
+
+    if (door.wait_fd < 0) {
+        return false;
+    }
+    g_array_append_val(made->doors, door);
+    return add_to_wait(door.wait_fd, fd) && add_to_wait(door.wait_fd, made->stop_fd);
+}
+
+static bool open_doors(NbdServer *made, GError **error)
+{
+    bool ok;
+
+    made->stop_fd = eventfd(0, EFD_CLOEXEC);
+    ok = made->stop_fd >= 0;
+    for (guint i = 0; ok && i < made->listener->fds->len; i++) {
+        ok = open_door(made, g_array_index(made->listener->fds, int, i));
+    }
+    if (!ok) {
+        merino_error_errno(error, errno, "Failed to watch the NBD server's socket");
+    }
+    return ok;
+}
+
 bool nbd_server_start(const NbdServerOptions *options, GError **error)
 {
     g_autoptr(NbdServer) made = NULL;
@@ -262,19 +326,21 @@ bool nbd_server_start(const NbdServerOptions *options, GError **error)
     made = g_new0(NbdServer, 1);
     made->waiting = g_ptr_array_new();
     made->connections = g_ptr_array_new();
+    made->doors = g_array_new(FALSE, FALSE, sizeof(Door));
+    made->stop_fd = -1;
     if (!set_limits(&made->limits, options, error) || !parse_mode(options, &mode, error) ||
         !acquire_objects(made, options, error)) {
         return false;
     }
     made->listener = net_listen(options->addr, mode, error);
-    if (!made->listener) {
+    if (!made->listener || !open_doors(made, error)) {
         return false;
     }
     server = g_steal_pointer(&made);
-    for (guint i = 0; i < server->listener->fds->len; i++) {
+    for (guint i = 0; i < server->doors->len; i++) {
         server->listeners++;
         coroutine_start_on(event_loop_main(), listener_main,
-                           GINT_TO_POINTER(g_array_index(server->listener->fds, int, i)));
+                           &g_array_index(server->doors, Door, i));
     }
     return true;
 }
@@ -286,15 +352,17 @@ bool nbd_server_stop(GError **error)
         return false;
     }
     server->stopping = true;
-    for (guint i = 0; i < server->listener->fds->len; i++) {
-        shutdown(g_array_index(server->listener->fds, int, i), SHUT_RDWR);
-    }
+    eventfd_write(server->stop_fd, 1);
     wake_listeners();
+    while (server->listeners) {
+        event_loop_poll(event_loop_main(), true);
+    }
+    close_doors(server);
     for (guint i = 0; i < server->connections->len; i++) {
         nbd_connection_shutdown(g_ptr_array_index(server->connections, i));
     }
     export_close_all_type(BLOCK_EXPORT_TYPE_NBD);
-    while (server->listeners || server->connections->len) {
+    while (server->connections->len) {
         event_loop_poll(event_loop_main(), true);
     }
     g_clear_pointer(&server, server_free);

@@ -3,6 +3,11 @@
 
 #include <string.h>
 
+unsigned nbd_requests_of_all = 16384;
+
+/* Requests at work, but for one of each connection. */
+static atomic_uint shared_at_work;
+
 void nbd_wake_receiver(NbdTransmission *tx)
 {
     if (tx->receiver) {
@@ -28,7 +33,9 @@ static NbdRequest *request_new(NbdTransmission *tx, const NbdRequestHeader *head
     request->reply_sent = 0;
     request->extra = NULL;
     iov_init(&request->reply);
-    tx->in_flight++;
+    if (tx->in_flight++) {
+        atomic_fetch_add_explicit(&shared_at_work, 1, memory_order_relaxed);
+    }
     tx->in_flight_bytes += memory;
     return request;
 }
@@ -51,7 +58,9 @@ void nbd_request_done(NbdRequest *request)
     }
     request->next = tx->idle;
     tx->idle = request;
-    tx->in_flight--;
+    if (--tx->in_flight) {
+        atomic_fetch_sub_explicit(&shared_at_work, 1, memory_order_relaxed);
+    }
     tx->in_flight_bytes -= request->memory;
     nbd_wake_receiver(tx);
 }
@@ -75,10 +84,14 @@ static void coroutine_fn wait_for_progress(NbdTransmission *tx)
     coroutine_yield();
 }
 
+/* Who has no request at work may always begin one. So whoever waits has one, whose end wakes him,
+ * and need not be told when others make room. */
 static bool has_room(const NbdTransmission *tx, size_t memory)
 {
-    return tx->in_flight == 0 || (tx->in_flight < tx->limits->requests &&
-                                  tx->in_flight_bytes + memory <= tx->limits->request_bytes);
+    return tx->in_flight == 0 ||
+           (tx->in_flight < tx->limits->requests &&
+            tx->in_flight_bytes + memory <= tx->limits->request_bytes &&
+            atomic_load_explicit(&shared_at_work, memory_order_relaxed) < nbd_requests_of_all);
 }
 
 static void coroutine_fn wait_for_room(NbdTransmission *tx, size_t memory)

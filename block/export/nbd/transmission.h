@@ -13,7 +13,8 @@
  *      +----------- room again (in-flight requests, bytes) -------+
  *
  * Limits: a client has at most so many requests and so many bytes of data at work as the server's
- * limits say; a request counts until its reply has been sent. At a limit nothing more is received.
+ * limits say; a request counts until its reply has been sent. All clients together have at most
+ * nbd_requests_of_all at work, beside one of each. At a limit nothing more is received.
  * After NBD_REQUESTS_A_TURN requests in a row, or requests of NBD_BYTES_A_TURN, the receiver lets
  * other coroutines of the loop run: what is done in place would else keep the loop.
  *
@@ -35,6 +36,10 @@
 #define NBD_SEND_PIECES     256        /* pieces of memory in one send */
 #define NBD_REPLY_HEAD      64         /* bytes: the longest fixed part of a reply */
 #define NBD_REPLY_AGE_NS    INT64_C(50000) /* so long a reply may wait for company */
+
+/* Each request at work has a stack, which takes two of the 65530 mappings that the kernel lets a
+ * process have. Constant but for tests. */
+extern unsigned nbd_requests_of_all;
 
 typedef struct NbdTransmission NbdTransmission;
 
