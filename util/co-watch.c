@@ -70,7 +70,10 @@ ssize_t coroutine_fn socket_watch_recv(SocketWatch *watch, const struct iovec *i
         if (ret >= 0) {
             return ret;
         }
-        if (errno != EAGAIN && errno != EINTR) {
+        if (errno == EINTR) {
+            continue;
+        }
+        if (errno != EAGAIN) {
             return -errno;
         }
         if (watch->error) {

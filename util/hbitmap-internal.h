@@ -150,15 +150,10 @@ static inline unsigned hb_page_slot(uint64_t page)
     return page & (HB_DIR_ENTRIES - 1);
 }
 
-/* Whether a page or directory lies wholly inside the size, and so may be HB_ONES. */
+/* Whether a page lies wholly inside the size, and so may be HB_ONES. */
 static inline bool hb_page_is_whole(const HBitmap *bm, uint64_t page)
 {
     return (page + 1) << HB_PAGE_BITS_LOG2 <= bm->size;
-}
-
-static inline bool hb_dir_is_whole(const HBitmap *bm, uint64_t d)
-{
-    return (d + 1) << HB_DIR_BITS_LOG2 <= bm->size;
 }
 
 /* The bits first..last (0 to 63) of a word. */

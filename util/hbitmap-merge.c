@@ -115,6 +115,7 @@ bool hbitmap_truncate(HBitmap *bm, uint64_t new_size_bits, GError **error)
         hb_put_root(resized, d, atomic_exchange(&bm->roots[d], HB_ABSENT));
         d++;
     }
+    resized->uneven = atomic_load_explicit(&bm->uneven, memory_order_relaxed);
     hbitmap_clear(bm);
     free(bm->roots);
     *bm = *resized;

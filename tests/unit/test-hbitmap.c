@@ -227,6 +227,21 @@ static void test_empty_and_full_are_small(void)
     }
 }
 
+/* Cutting a page short may leave nothing in it; and what was known to be uneven stays so. */
+static void test_truncate_knows_what_it_leaves(void)
+{
+    g_autoptr(HBitmap) bm = hbitmap_new(TIB_BITS, NULL);
+
+    hbitmap_set(bm, 100, 1);
+    g_assert_true(hbitmap_truncate(bm, 50, NULL));
+    g_assert_true(hbitmap_is_uneven(bm));
+    g_assert_true(hbitmap_truncate(bm, TIB_BITS, NULL));
+    g_assert_true(hbitmap_is_uneven(bm));
+    hbitmap_compact(bm);
+    g_assert_false(hbitmap_is_uneven(bm));
+    assert_small(bm);
+}
+
 static void test_compact_gives_back_what_single_writes_left(void)
 {
     g_autoptr(HBitmap) bm = hbitmap_new(TIB_BITS + 100, NULL);
@@ -345,6 +360,7 @@ int main(int argc, char **argv)
                     test_sharing_through_a_copied_directory);
     g_test_add_func("/hbitmap/merge-of-far-granularities", test_merge_of_far_granularities);
     g_test_add_func("/hbitmap/memory/empty-and-full-are-small", test_empty_and_full_are_small);
+    g_test_add_func("/hbitmap/memory/truncate", test_truncate_knows_what_it_leaves);
     g_test_add_func("/hbitmap/memory/compact", test_compact_gives_back_what_single_writes_left);
     g_test_add_func("/hbitmap/memory/epoch-of-full-pages",
                     test_an_epoch_of_full_pages_folds_to_tags);
