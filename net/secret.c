@@ -78,8 +78,10 @@ static bool decode_base64(Secret *secret, GError **error)
         return false;
     }
     if (*secret->data) {
+        gsize encoded = secret->length;
+
         g_base64_decode_inplace(secret->data, &secret->length);
-        secret->data[secret->length] = '\0';
+        explicit_bzero(secret->data + secret->length, encoded - secret->length);
     }
     return true;
 }
