@@ -146,8 +146,9 @@ static void epoll_start(EventLoop *loop, IoRequest *req)
     worker_pool_submit(&req->work);
 }
 
-static void epoll_submit(EventLoop *loop)
+static bool epoll_submit(EventLoop *loop)
 {
+    return true;
 }
 
 /* epoll_wait() counts in milliseconds, ppoll() in nanoseconds. */

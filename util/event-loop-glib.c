@@ -22,8 +22,7 @@ static gboolean source_prepare(GSource *source, gint *timeout)
     EventLoop *loop = ((LoopSource *)source)->loop;
     int64_t wait_ns;
 
-    loop->backend->submit(loop);
-    if (loop_has_work(loop) || !loop_fall_asleep(loop)) {
+    if (!loop->backend->submit(loop) || loop_has_work(loop) || !loop_fall_asleep(loop)) {
         *timeout = 0;
         return TRUE;
     }

@@ -53,8 +53,8 @@ typedef struct LoopBackend {
     /* Begin `req`; later, in `wait`, set its result and wake its coroutine. */
     void (*start)(EventLoop *loop, IoRequest *req);
 
-    /* Hand what was started to the kernel. */
-    void (*submit)(EventLoop *loop);
+    /* Hand what was started to the kernel. False when it did not take all: to be tried again. */
+    bool (*submit)(EventLoop *loop);
 
     /* Submit, then wait at most `timeout_ns` (0: not at all, -1: for ever) for the first
      * completion, and take those that are there. */

@@ -148,11 +148,14 @@ static void queue_backlog(UringState *state)
     }
 }
 
-static void uring_submit(EventLoop *loop)
+static bool uring_submit(EventLoop *loop)
 {
-    queue_backlog(loop->uring);
+    UringState *state = loop->uring;
+
+    queue_backlog(state);
     arm_wake(loop);
-    io_uring_submit(&loop->uring->ring);
+    io_uring_submit(&state->ring);
+    return !state->backlog && state->wake_armed && !io_uring_sq_ready(&state->ring);
 }
 
 static void take_completions(EventLoop *loop)
