@@ -17,8 +17,8 @@
 
 /* --- the refcount table --- */
 
-static int64_t coroutine_fn take_run(Qcow2 *q, int64_t min, int64_t max, int64_t *ret_n,
-                                     bool *ret_fresh);
+static int64_t coroutine_fn take_run(Qcow2 *q, const char *what, int64_t min, int64_t max,
+                                     int64_t *ret_n, bool *ret_fresh);
 
 int coroutine_fn qcow2_move_reftable(Qcow2 *q, uint32_t entries)
 {
@@ -30,7 +30,7 @@ int coroutine_fn qcow2_move_reftable(Qcow2 *q, uint32_t entries)
     bool fresh;
 
     qcow2_table_grow(q, table, entries);
-    first = take_run(q, clusters, clusters, &n, &fresh);
+    first = take_run(q, "refcount table", clusters, clusters, &n, &fresh);
     if (first < 0) {
         qcow2_table_grow(q, table, old_entries);
         return (int)first;
@@ -66,11 +66,6 @@ static int coroutine_fn place_refblock(Qcow2 *q, int64_t index, int64_t cluster)
     int64_t slice_bytes = qcow2_cache_slice_bytes(q->refcount_cache);
     int ret = 0;
 
-    if (cluster == 0) {
-        qcow2_mark_corrupt(q, true, -1, -1,
-                           "Preventing invalid allocation of refcount block at offset 0");
-        return -EIO;
-    }
     g_mutex_lock(&q->table_lock);
     for (int64_t at = host; at < host + q->cluster_size && ret == 0; at += slice_bytes) {
         if (!qcow2_cache_add_zero(q->refcount_cache, at)) {
@@ -167,7 +162,7 @@ static int coroutine_fn take(Qcow2 *q, int64_t first, int64_t n, bool *ret_fresh
     if (ret < 0) {
         return ret;
     }
-    *ret_fresh = first << q->header.cluster_bits >= mark;
+    *ret_fresh = first << q->header.cluster_bits >= MAX(mark, node_size(q->node->file->node));
     if (end > mark) {
         atomic_store(&q->meta_end, end);
         if (!has_data_file(q)) {
@@ -196,9 +191,26 @@ static int64_t fit_into_block(Qcow2 *q, int64_t first, int64_t min, int64_t n)
     return CLAMP(left, min, n); /* and the new block fits behind */
 }
 
-/* The first cluster of a run of at least `min` and at most `max`, or -errno. */
-static int64_t coroutine_fn take_run(Qcow2 *q, int64_t min, int64_t max, int64_t *ret_n,
-                                     bool *ret_fresh)
+/* Refcounts, or the lack of them, say that the header's cluster is free. */
+static int coroutine_fn refuse_header(Qcow2 *q, const char *what)
+{
+    if (!qcow2_refblock_exists(q, 0)) {
+        what = "refcount block";
+    }
+    if (what) {
+        qcow2_mark_corrupt(q, true, -1, -1, "Preventing invalid allocation of %s at offset 0",
+                           what);
+    } else {
+        qcow2_mark_corrupt(q, true, 0, q->cluster_size,
+                           "Preventing invalid write on metadata (overlaps with qcow2_header)");
+    }
+    return -EIO;
+}
+
+/* The first cluster of a run of at least `min` and at most `max`, or -errno. `what` it is for, in
+ * words; NULL: data. */
+static int64_t coroutine_fn take_run(Qcow2 *q, const char *what, int64_t min, int64_t max,
+                                     int64_t *ret_n, bool *ret_fresh)
 {
     int64_t from = q->free_hint;
 
@@ -209,6 +221,9 @@ static int64_t coroutine_fn take_run(Qcow2 *q, int64_t min, int64_t max, int64_t
 
         if (ret < 0) {
             return ret;
+        }
+        if (G_UNLIKELY(first == 0)) {
+            return refuse_header(q, what);
         }
         if (min == 1 || n < max) {
             q->free_hint = from == q->free_hint ? first : q->free_hint;
@@ -257,11 +272,11 @@ static int64_t coroutine_fn take_run(Qcow2 *q, int64_t min, int64_t max, int64_t
 
 /* --- what others call --- */
 
-int64_t coroutine_fn qcow2_alloc_fresh(Qcow2 *q, int64_t bytes, bool *ret_fresh)
+int64_t coroutine_fn qcow2_alloc_fresh(Qcow2 *q, const char *what, int64_t bytes, bool *ret_fresh)
 {
     int64_t clusters = size_to_clusters(q, bytes);
     int64_t n;
-    int64_t first = take_run(q, clusters, clusters, &n, ret_fresh);
+    int64_t first = take_run(q, what, clusters, clusters, &n, ret_fresh);
 
     return first < 0 ? first : first << q->header.cluster_bits;
 }
@@ -270,7 +285,7 @@ int64_t coroutine_fn qcow2_alloc(Qcow2 *q, int64_t bytes)
 {
     bool fresh;
 
-    return qcow2_alloc_fresh(q, bytes, &fresh);
+    return qcow2_alloc_fresh(q, NULL, bytes, &fresh);
 }
 
 /* The clusters from `first` on that happen to be free and counted: how many were taken. */
@@ -298,7 +313,7 @@ int64_t coroutine_fn qcow2_alloc_data_fresh(Qcow2 *q, int64_t *host, int64_t max
             return n;
         }
     }
-    first = take_run(q, 1, max_clusters, &n, ret_fresh);
+    first = take_run(q, NULL, 1, max_clusters, &n, ret_fresh);
     if (first < 0) {
         return first;
     }
@@ -368,7 +383,9 @@ int64_t coroutine_fn qcow2_alloc_compressed(Qcow2 *q, int64_t bytes)
     int64_t host = alloc_in_shared(q, bytes);
 
     if (host == 0) {
-        host = qcow2_alloc(q, bytes);
+        bool fresh;
+
+        host = qcow2_alloc_fresh(q, "compressed cluster", bytes, &fresh);
     }
     if (host > 0) {
         q->compressed_hint = host + bytes;

@@ -24,7 +24,8 @@ static bool qcow2_probe(const uint8_t *head, size_t bytes)
     return GUINT32_FROM_BE(words[0]) == QCOW2_MAGIC && GUINT32_FROM_BE(words[1]) >= 2;
 }
 
-/* Requests of any length and place are taken; what they make of the file is aligned beneath. */
+/* Requests of any length and place are taken; what they make of the file is aligned beneath. Writes
+ * that leave the disk unchanged change the file, so the driver is not told which are. */
 static void qcow2_refresh_limits(BlockNode *node)
 {
     const Qcow2 *q = node->state;
@@ -33,7 +34,7 @@ static void qcow2_refresh_limits(BlockNode *node)
         .request_alignment = 1,
         .memory_alignment = q->data_file->node->limits.memory_alignment,
         .discard_alignment = 1,
-        .write_flags = REQ_WRITE_COMPRESSED | REQ_WRITE_UNCHANGED,
+        .write_flags = REQ_WRITE_COMPRESSED,
         .zero_flags = q->header.version >= 3 ? REQ_MAY_UNMAP | REQ_NO_FALLBACK : 0,
     };
 }

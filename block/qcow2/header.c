@@ -404,12 +404,15 @@ static bool read_backing_name(Qcow2Header *header, const Qcow2DiskHeader *field,
     return true;
 }
 
+/* When they are written, extensions follow right behind, where their alignment lets them. */
 static void keep_unknown_fields(Qcow2Header *header, const uint8_t *head)
 {
     if (header->header_bytes > QCOW2_OUR_HEADER_BYTES) {
-        header->unknown_field_bytes = header->header_bytes - QCOW2_OUR_HEADER_BYTES;
-        header->unknown_fields =
-            g_memdup2(head + QCOW2_OUR_HEADER_BYTES, header->unknown_field_bytes);
+        size_t bytes = header->header_bytes - QCOW2_OUR_HEADER_BYTES;
+
+        header->unknown_field_bytes = (size_t)align_up((int64_t)bytes, 8);
+        header->unknown_fields = g_malloc0(header->unknown_field_bytes);
+        memcpy(header->unknown_fields, head + QCOW2_OUR_HEADER_BYTES, bytes);
     }
 }
 

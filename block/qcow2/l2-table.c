@@ -61,7 +61,7 @@ static int coroutine_fn fill_table(Qcow2 *q, int64_t table, int64_t old, int64_t
 static int coroutine_fn replace_table(Qcow2 *q, int64_t guest, uint32_t l1_index, int64_t old)
 {
     bool fresh = false;
-    int64_t table = qcow2_alloc_fresh(q, q->cluster_size, &fresh);
+    int64_t table = qcow2_alloc_fresh(q, "L2 table", q->cluster_size, &fresh);
     int ret;
 
     if (table < 0) {

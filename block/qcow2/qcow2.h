@@ -150,8 +150,8 @@ typedef struct Qcow2 {
     struct EventTimer *clean_timer; /* drops slices that nobody uses; or NULL */
     int64_t free_hint;              /* index: no free cluster below; under lock */
     int64_t compressed_hint;  /* where the next compressed bytes may go; 0: nowhere; under lock */
-    _Atomic int64_t host_end; /* nothing was ever written to the data file at or beyond it, so it
-                                 reads as zeroes there */
+    _Atomic int64_t host_end; /* no place at or beyond it was given away in the data file since it
+                                 was opened; beyond its end as well it reads as zeroes */
     _Atomic int64_t meta_end; /* the same of the image file */
 
     Qcow2Snapshot *snapshots;

@@ -39,8 +39,9 @@ static inline uint64_t qcow2_table_get(Qcow2 *q, const Qcow2Table *table, uint32
 
 /* --- alloc.c --- */
 
-/* Like qcow2_alloc() and qcow2_alloc_data(); and tell whether the place was never written to. */
-int64_t coroutine_fn qcow2_alloc_fresh(Qcow2 *q, int64_t bytes, bool *ret_fresh);
+/* Like qcow2_alloc() and qcow2_alloc_data(); and tell whether the place was never written to.
+ * `what` it is for, in words, for the case that the image is damaged; or NULL. */
+int64_t coroutine_fn qcow2_alloc_fresh(Qcow2 *q, const char *what, int64_t bytes, bool *ret_fresh);
 int64_t coroutine_fn qcow2_alloc_data_fresh(Qcow2 *q, int64_t *host, int64_t max_clusters,
                                             bool *ret_fresh);
 /* Let the refcount table have so many entries, which hold all that are not 0, in another place.

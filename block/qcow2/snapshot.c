@@ -15,6 +15,7 @@
  * The node is drained: nothing else changes tables meanwhile.
  */
 #include "snapshot.h"
+#include "bitmaps.h"
 #include "header.h"
 #include "options.h"
 #include "runtime.h"
@@ -289,6 +290,7 @@ static int coroutine_fn switch_l1(Qcow2 *q, int64_t host, const uint64_t *l1, ui
     }
     set_active_l1(q, host, l1, entries);
     node_set_size(q->node, size);
+    qcow2_bitmaps_resized(q);
     return 0;
 }
 
@@ -350,10 +352,7 @@ int coroutine_fn qcow2_co_snapshot_goto(BlockNode *node, const char *id, GError 
         return ret;
     }
     l1 = snapshot_l1(q, snapshot, &entries, error);
-    if (!l1) {
-        return -EIO;
-    }
-    ret = qcow2_refs_check(q, l1, entries, error);
+    ret = l1 ? qcow2_refs_check(q, l1, entries, error) : -EIO;
     ret = ret ? ret : qcow2_copied_flags_set(q, false, error);
     ret = ret ? ret : qcow2_refs_raise(q, l1, entries, error);
     ret = ret ? ret : qcow2_snapshot_mark(q, l1, entries, snapshot->disk_size, error);
@@ -384,6 +383,21 @@ static void insert_at(Qcow2 *q, uint32_t index, const Qcow2Snapshot *snapshot)
     q->n_snapshots++;
 }
 
+/* Take it out of the list, in memory and in the file. */
+static int coroutine_fn unlist(Qcow2 *q, uint32_t index, GError **error)
+{
+    Qcow2Snapshot gone = q->snapshots[index];
+    bool unsure;
+    int ret;
+
+    remove_at(q, index);
+    ret = qcow2_snapshots_write(q, &unsure, error);
+    if (ret < 0) {
+        insert_at(q, index, &gone);
+    }
+    return ret;
+}
+
 int coroutine_fn qcow2_co_snapshot_delete(BlockNode *node, const char *id, GError **error)
 {
     Qcow2 *q = node->state;
@@ -391,26 +405,24 @@ int coroutine_fn qcow2_co_snapshot_delete(BlockNode *node, const char *id, GErro
     int ret = index < 0 ? index : settle_and_announce(q, error);
     g_autofree uint64_t *l1 = NULL;
     Qcow2Snapshot gone;
-    bool unsure;
 
     if (ret < 0) {
         return ret;
     }
     gone = q->snapshots[index];
     l1 = qcow2_l1_read(q, gone.l1_offset, gone.l1_entries, error);
-    if (!l1 || qcow2_refs_check(q, l1, gone.l1_entries, error) < 0) {
-        return -EIO;
+    ret = l1 ? qcow2_refs_check(q, l1, gone.l1_entries, error) : -EIO;
+    ret = ret ? ret : unlist(q, (uint32_t)index, error);
+    if (ret == 0) {
+        ret = qcow2_refs_free(q, l1, gone.l1_entries, error);
+        qcow2_snapshot_free(q, gone.l1_offset, (int64_t)gone.l1_entries * 8);
+        qcow2_snapshot_done(&gone);
     }
-    remove_at(q, (uint32_t)index);
-    ret = qcow2_snapshots_write(q, &unsure, error);
     if (ret < 0) {
-        insert_at(q, (uint32_t)index, &gone);
+        settle_flags(q, NULL);
         return ret;
     }
-    ret = qcow2_refs_free(q, l1, gone.l1_entries, error);
-    qcow2_snapshot_free(q, gone.l1_offset, (int64_t)gone.l1_entries * 8);
-    qcow2_snapshot_done(&gone);
-    return ret < 0 ? ret : settle_flags(q, error);
+    return settle_flags(q, error);
 }
 
 /* --- list --- */

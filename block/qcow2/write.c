@@ -117,7 +117,7 @@ static int coroutine_fn find_place(Qcow2 *q, int64_t run, Allocation *a)
         return ret;
     }
     if (has_data_file(q)) {
-        a->fresh = first >= atomic_load(&q->host_end);
+        a->fresh = first >= MAX(atomic_load(&q->host_end), node_size(q->data_file->node));
         n = run;
         raise_host_end(q, first + run);
     } else {

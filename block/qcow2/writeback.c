@@ -296,11 +296,12 @@ static int coroutine_fn write_mappings(Qcow2 *q, Run *run)
 
 /* --- a run --- */
 
-/* Refcounts stay behind as long as the dirty flag says so. */
+/* Refcounts stay behind as long as the dirty flag says so; but not when the refcount table has
+ * moved: the header must name its new place before the old one is free. Under `lock`. */
 static bool is_lazy(const Qcow2 *q)
 {
     return q->options.lazy_refcounts && (q->header.compatible & QCOW2_COMPAT_LAZY_REFCOUNTS) &&
-           !qcow2_cache_is_half_dirty(q->refcount_cache);
+           !q->reftable.moved && !qcow2_cache_is_half_dirty(q->refcount_cache);
 }
 
 static int collect(Qcow2 *q, Run *run, bool lazy)
@@ -376,13 +377,14 @@ static int coroutine_fn run_once(Qcow2 *q, bool may_be_lazy)
                         .kind = QCOW2_OVERLAP_ACTIVE_L1,
                         .event = BLKDEBUG_EVENT_L1_UPDATE } };
     Stage *stages[] = { &run.refcounts, &run.reftable, &run.l2, &run.l1 };
-    bool lazy = may_be_lazy && is_lazy(q);
+    bool lazy;
     int ret;
 
     for (size_t i = 0; i < G_N_ELEMENTS(stages); i++) {
         stages[i]->items = g_array_new(FALSE, FALSE, sizeof(Item));
     }
     co_mutex_lock(&q->lock);
+    lazy = may_be_lazy && is_lazy(q);
     ret = qcow2_header_settle(q);
     ret = ret ? ret : lazy ? announce_lazy(q) : 0;
     if (ret == 0) {

@@ -3,6 +3,7 @@
  * Images over others: backing files that are shorter, longer or just there, external data files,
  * and damage that is met on the way.
  */
+#include "block/image.h"
 #include "qcow2-harness.h"
 #include "util/size.h"
 
@@ -349,6 +350,165 @@ static void test_metadata_is_not_allocated_again(void)
     damaged_done(&disk);
 }
 
+/* A header whose length is not one that the specification allows is written so that it can be read.
+ */
+static void test_odd_header_length(void)
+{
+    static const char nothing[512];
+    Qcow2Disk disk;
+    int fd;
+
+    if (!qcow2_need_qemu()) {
+        return;
+    }
+    qcow2_disk_create(&disk, "odd", MiB, "", NULL);
+    qcow2_disk_close(&disk);
+    fd = open(disk.path, O_WRONLY);
+    g_assert_cmpint(pwrite(fd, nothing, sizeof(nothing), 112), ==, sizeof(nothing));
+    close(fd);
+    poke(&disk, 96, UINT64_C(4) << 32 | 117);
+    qcow2_disk_open(&disk);
+    g_assert_cmpint(node_change_backing_file(disk.node, NULL, NULL, NULL), ==, 0);
+    qcow2_disk_close(&disk);
+    qcow2_disk_open(&disk);
+    qcow2_disk_close(&disk);
+    disk_judge(&disk, 0);
+    qcow2_disk_done(&disk);
+}
+
+/* A cluster that has a place beyond the end of the file, which grows when it is written to. */
+static void test_place_beyond_the_end(void)
+{
+    const int64_t last = 4 * MiB - 65536;
+    Qcow2Disk disk;
+
+    if (!qcow2_need_qemu()) {
+        return;
+    }
+    qcow2_disk_create(&disk, "beyond", 4 * MiB, "preallocation=metadata",
+                      ",'pass-discard-request':false");
+    qcow2_disk_close(&disk);
+    run_shell("truncate -s -2M %s", disk.path);
+    qcow2_disk_open(&disk);
+    g_assert_cmpint(do_fill(disk.user, last, 65536, 5), ==, 0);
+    g_assert_cmpint(do_discard(disk.user, last, 65536), ==, 0);
+    disk_flush(&disk);
+    disk_fill(&disk, last + 512, 512, 6);
+    disk_assert(&disk);
+    qcow2_disk_done(&disk);
+}
+
+/* A snapshot whose tables are damaged cannot be gone to or deleted, and the image is as clean as it
+ * was. */
+static void test_snapshot_is_damaged(void)
+{
+    g_autoptr(GError) error = NULL;
+    Qcow2Disk disk;
+    int64_t table;
+
+    if (!qcow2_need_qemu()) {
+        return;
+    }
+    qcow2_disk_create(&disk, "damaged", MiB, "", NULL);
+    disk_fill(&disk, 0, 131072, 1);
+    qcow2_disk_close(&disk);
+    qemu_img_do("snapshot -c s %s", disk.path);
+    table = (int64_t)peek(&disk, 64);
+    poke(&disk, table, peek(&disk, table) + 512);
+    qcow2_disk_open(&disk);
+    g_assert_cmpint(node_snapshot_delete(disk.node, "s", NULL), ==, -EIO);
+    g_assert_cmpint(node_snapshot_goto(disk.node, "s", NULL), ==, -EIO);
+    disk_fill(&disk, 65536, 512, 2);
+    disk_assert(&disk);
+    qcow2_disk_close(&disk);
+    g_assert_cmphex(peek(&disk, 72), ==, 0);
+    qcow2_disk_done(&disk);
+}
+
+/* What the disk's user calls unchanged changes the file all the same. */
+static void test_unchanged_writes_change_the_file(void)
+{
+    BitmapAddOptions options = { .name = "b", .granularity = 65536 };
+    g_autofree uint8_t *zeroes = g_malloc0(65536);
+    DirtyBitmap *bitmap;
+    DrainSection *section;
+    BlockStatus status;
+    BlockNode *file;
+    Qcow2Disk disk;
+
+    if (!qcow2_need_qemu()) {
+        return;
+    }
+    qcow2_disk_create(&disk, "unchanged", MiB, "", NULL);
+    file = disk.node->file->node;
+    section = drain_begin_node(file);
+    bitmap = bitmap_add(file->bitmaps, &options, NULL, NULL);
+    drain_end(section);
+    g_assert_cmpint(do_write(disk.user, 0, 65536, zeroes, REQ_WRITE_UNCHANGED), ==, 0);
+    g_assert_cmpint(do_status(disk.user, 0, 65536, &status), ==, 0);
+    g_assert_true(status.flags & BLOCK_STATUS_OFFSET_VALID);
+    drain_end(drain_begin_node(file));
+    g_assert_true(bitmap_get(bitmap, status.map));
+    qcow2_disk_done(&disk);
+}
+
+/* With lazy refcounts, too, the header never refers to a refcount table whose place is another's.
+ */
+static void test_lazy_refcount_table(void)
+{
+    const int64_t piece = 128 * KiB;
+    uint64_t first_block;
+    Qcow2Disk disk;
+
+    if (!qcow2_need_qemu()) {
+        return;
+    }
+    qcow2_disk_create(&disk, "lazy", 4 * MiB, "lazy_refcounts=on,cluster_size=512,refcount_bits=64",
+                      ",'refcount-cache-size':4194304");
+    first_block = peek(&disk, (int64_t)peek(&disk, 48));
+    for (int64_t at = 0; at < disk.size; at += piece) {
+        disk_fill(&disk, at, piece, 1);
+        disk_flush(&disk);
+        g_assert_cmphex(peek(&disk, (int64_t)peek(&disk, 48)), ==, first_block);
+    }
+    qcow2_disk_close(&disk);
+    disk_judge(&disk, 0);
+    qcow2_disk_done(&disk);
+}
+
+/* Refcounts that say that the header's cluster is free: it is not handed out, whether overlaps are
+ * looked for or not. */
+static void test_header_is_not_allocated(gconstpointer checks)
+{
+    static const char *const faults[] = {
+        "*Preventing invalid write on metadata (overlaps with qcow2_header)*",
+        "*Preventing invalid allocation of compressed cluster at offset 0*",
+        "*Preventing invalid allocation of L2 table at offset 0*",
+    };
+    g_autofree char *node_options = g_strdup_printf(",'overlap-check':'%s'", (char *)checks);
+    g_autofree uint8_t *buf = g_malloc0(65536);
+
+    for (int i = 0; i < 3 && qcow2_need_qemu(); i++) {
+        int64_t block;
+        Qcow2Disk disk;
+
+        qcow2_disk_create(&disk, "header", MiB, "", node_options);
+        if (i < 2) {
+            disk_fill(&disk, 0, 65536, 1);
+        }
+        qcow2_disk_close(&disk);
+        block = (int64_t)peek(&disk, (int64_t)peek(&disk, 48));
+        poke(&disk, block, peek(&disk, block) & UINT64_C(0x0000ffffffffffff));
+        expect_warning(faults[i]);
+        qcow2_disk_open(&disk);
+        g_assert_cmpint(do_write(disk.user, 131072, 65536, buf, i == 1 ? REQ_WRITE_COMPRESSED : 0),
+                        ==, -EIO);
+        g_assert_true(is_marked_corrupt(&disk));
+        g_assert_cmphex(peek(&disk, 0), ==, UINT64_C(0x514649fb00000003));
+        damaged_done(&disk);
+    }
+}
+
 int main(int argc, char **argv)
 {
     qcow2_harness_init(&argc, &argv);
@@ -366,6 +526,13 @@ int main(int argc, char **argv)
     g_test_add_func("/qcow2/overlay/status", test_status_tells_the_layer);
     g_test_add_data_func("/qcow2/data-file", NULL, test_data_file);
     g_test_add_data_func("/qcow2/data-file-raw", "raw", test_data_file);
+    g_test_add_func("/qcow2/lazy", test_lazy_refcount_table);
+    g_test_add_func("/qcow2/overlay/unchanged", test_unchanged_writes_change_the_file);
+    g_test_add_func("/qcow2/damage/header-length", test_odd_header_length);
+    g_test_add_data_func("/qcow2/damage/header", "cached", test_header_is_not_allocated);
+    g_test_add_data_func("/qcow2/damage/header-unchecked", "none", test_header_is_not_allocated);
+    g_test_add_func("/qcow2/damage/end", test_place_beyond_the_end);
+    g_test_add_func("/qcow2/damage/snapshot", test_snapshot_is_damaged);
     g_test_add_func("/qcow2/damage/l2-entry", test_l2_entry_is_not_aligned);
     g_test_add_func("/qcow2/damage/overlap", test_data_is_not_written_over_metadata);
     g_test_add_func("/qcow2/damage/refcount", test_metadata_is_not_allocated_again);

@@ -14,13 +14,16 @@ typedef struct Kind {
     const char *options;
     int64_t cluster;
     int64_t size;
-    bool v2;
-    bool data_file;
+    const char *node; /* options */
 } Kind;
+
+/* Small slices in small caches, so that requests cross their ends and writeback has to make room.
+ */
+#define SMALL_CACHES ",'l2-cache-entry-size':512,'l2-cache-size':1024,'refcount-cache-size':1024"
 
 static const Kind kinds[] = {
     { "plain", "", 65536, 8 * MiB },
-    { "v2", "compat=0.10", 65536, 4 * MiB, true },
+    { "v2", "compat=0.10", 65536, 4 * MiB },
     { "odd-size", "cluster_size=4096", 4096, MiB + 1536 },
     { "tiny-clusters", "cluster_size=512", 512, 2 * MiB },
     { "tiny-clusters-1-bit", "cluster_size=512,refcount_bits=1", 512, MiB },
@@ -37,6 +40,9 @@ static const Kind kinds[] = {
     { "extended-l2-16k", "extended_l2=on,cluster_size=16k", 16384, 4 * MiB },
     { "lazy", "lazy_refcounts=on,cluster_size=4096", 4096, 2 * MiB },
     { "preallocated", "preallocation=metadata", 65536, 4 * MiB },
+    { "small-caches", "cluster_size=4096", 4096, 8 * MiB, SMALL_CACHES },
+    { "small-caches-extended-l2", "extended_l2=on,cluster_size=16k", 16384, 8 * MiB, SMALL_CACHES },
+    { "small-caches-64k", "", 65536, 16 * MiB, SMALL_CACHES },
 };
 
 static void choose_range(const Kind *kind, GRand *random, int64_t *ret_offset, int64_t *ret_bytes)
@@ -65,10 +71,7 @@ static void compressed(Qcow2Disk *disk, const Kind *kind, GRand *random, int64_t
 {
     int64_t begin = align_down(offset, kind->cluster);
 
-    if (!kind->data_file) {
-        disk_noise(disk, random, begin, MIN(kind->cluster, kind->size - begin),
-                   REQ_WRITE_COMPRESSED);
-    }
+    disk_noise(disk, random, begin, MIN(kind->cluster, kind->size - begin), REQ_WRITE_COMPRESSED);
 }
 
 static void any_request(Qcow2Disk *disk, const Kind *kind, GRand *random)
@@ -111,7 +114,7 @@ static void test_kind(gconstpointer opaque)
         g_rand_free(random);
         return;
     }
-    qcow2_disk_create(&disk, kind->name, kind->size, kind->options, NULL);
+    qcow2_disk_create(&disk, kind->name, kind->size, kind->options, kind->node);
     for (int round = 0; round < 2; round++) {
         for (int i = 0; i < 60; i++) {
             any_request(&disk, kind, random);

@@ -78,6 +78,34 @@ static void test_refusals(void)
     qcow2_disk_done(&disk);
 }
 
+/* What is written to preallocated clusters of a data file that has grown is not taken for nothing
+ * when they are given up and used again. */
+static void test_grown_data_file(void)
+{
+    g_autofree char *data = temp_path("grown.data");
+    g_autofree char *create = g_strdup_printf("data_file=%s", data);
+    g_autofree char *options = g_strdup_printf(
+        ",'pass-discard-request':false,'data-file':{'driver':'file','filename':'%s'}", data);
+    const int64_t cluster = 65536;
+    Qcow2Disk disk;
+
+    if (!qcow2_need_qemu()) {
+        return;
+    }
+    qcow2_disk_create(&disk, "grown", MiB, create, options);
+    backend_free(g_steal_pointer(&disk.user));
+    g_assert_true(node_resize_preallocated(disk.node, 2 * MiB, PREALLOC_MODE_METADATA, NULL));
+    disk.user = open_user(disk.node, PERM_CONSISTENT_READ | PERM_WRITE);
+    disk.size = 2 * MiB;
+    disk.twin = g_realloc(disk.twin, disk.size);
+    memset(disk.twin, 0, disk.size);
+    g_assert_cmpint(do_fill(disk.user, MiB, cluster, 5), ==, 0);
+    g_assert_cmpint(do_discard(disk.user, MiB, cluster), ==, 0);
+    disk_fill(&disk, MiB + 512, 512, 6);
+    judge_and_reopen(&disk);
+    qcow2_disk_done(&disk);
+}
+
 int main(int argc, char **argv)
 {
     qcow2_harness_init(&argc, &argv);
@@ -86,6 +114,7 @@ int main(int argc, char **argv)
 
         g_test_add_data_func(path, kinds[i], test_grow_and_shrink);
     }
+    g_test_add_func("/qcow2/resize/data-file", test_grown_data_file);
     g_test_add_func("/qcow2/resize/refusals", test_refusals);
     return io_harness_run();
 }

@@ -196,6 +196,38 @@ static void test_busy_and_resized(void)
     qcow2_disk_done(&disk);
 }
 
+/* The disk becomes smaller and larger again: what a bitmap that does not record had of the part
+ * between is gone, in the image as well. */
+static void test_there_and_back(void)
+{
+    DirtyBitmap *bitmap;
+    Qcow2Disk disk;
+
+    if (!qcow2_need_qemu()) {
+        return;
+    }
+    qcow2_disk_create(&disk, "back", SIZE, "", "");
+    snapshot(&disk, "small");
+    resize(&disk, 2 * SIZE);
+    snapshot(&disk, "large");
+    add_bitmap(&disk, "b", true, false);
+    g_assert_cmpint(do_fill(disk.user, SIZE + MiB, MiB, 1), ==, 0);
+    g_assert_true(bitmap_disable(bitmap_find(disk.node->bitmaps, "b"), NULL, NULL));
+    qcow2_disk_close(&disk);
+    qcow2_disk_open(&disk);
+    go_to(&disk, "small");
+    go_to(&disk, "large");
+    bitmap = bitmap_find(disk.node->bitmaps, "b");
+    g_assert_true(bitmap_load(bitmap, NULL));
+    g_assert_cmpint(bitmap_dirty_bytes(bitmap), ==, 0);
+    qcow2_disk_close(&disk);
+    qcow2_disk_open(&disk);
+    bitmap = bitmap_find(disk.node->bitmaps, "b");
+    g_assert_true(bitmap_load(bitmap, NULL));
+    g_assert_cmpint(bitmap_dirty_bytes(bitmap), ==, 0);
+    qcow2_disk_done(&disk);
+}
+
 /* Random changes, sizes and snapshots, with bitmaps of both kinds. */
 static void test_random(gconstpointer options)
 {
@@ -245,6 +277,7 @@ int main(int argc, char **argv)
     qcow2_harness_init(&argc, &argv);
     g_test_add_func("/qcow2/snapshot-bitmaps/only-differences", test_only_differences);
     g_test_add_func("/qcow2/snapshot-bitmaps/persistent", test_persistent);
+    g_test_add_func("/qcow2/snapshot-bitmaps/there-and-back", test_there_and_back);
     g_test_add_func("/qcow2/snapshot-bitmaps/busy", test_busy_and_resized);
     for (size_t i = 0; i < G_N_ELEMENTS(kinds); i++) {
         g_autofree char *path = g_strdup_printf("/qcow2/snapshot-bitmaps/random/%s", kinds[i]);
