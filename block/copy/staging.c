@@ -8,10 +8,9 @@
 
 #include "util/error.h"
 
-#include <string.h>
 #include <sys/mman.h>
 
-#define NONE      UINT32_MAX
+#define NONE      UINT32_MAX      /* and what 0 in the table stands for, less 1 */
 #define MAX_SLOTS ((1 << 30) - 1) /* so that twice as many places have 32-bit numbers */
 
 typedef enum SlotState {
@@ -37,7 +36,7 @@ struct Staging {
 
     GMutex lock; /* guards everything below */
     Slot *slots;
-    uint32_t *table;  /* slot numbers; NONE: empty */
+    uint32_t *table;  /* slot numbers plus 1; 0: empty, as fresh memory is */
     uint32_t n_fresh; /* slots [n_fresh, n_slots) were never used */
     uint32_t first_free;
     uint32_t n_free; /* fresh ones as well */
@@ -54,7 +53,7 @@ static bool allocate(Staging *staging)
 
     staging->hash_bits = g_bit_storage(n) + 1; /* at most half full */
     staging->slots = g_try_new0(Slot, n);
-    staging->table = g_try_new(uint32_t, (size_t)1 << staging->hash_bits);
+    staging->table = g_try_new0(uint32_t, (size_t)1 << staging->hash_bits);
     staging->memory = mmap(NULL, n * (size_t)staging->unit_bytes, PROT_READ | PROT_WRITE,
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     return staging->slots && staging->table && staging->memory != MAP_FAILED;
@@ -77,7 +76,6 @@ Staging *staging_new(int64_t bytes, int64_t unit_bytes, int64_t units, GError **
         staging_free(staging);
         return NULL;
     }
-    memset(staging->table, 0xff, sizeof(uint32_t) << staging->hash_bits);
     staging->n_free = staging->n_slots;
     staging->first_free = staging->oldest = staging->newest = NONE;
     co_queue_init(&staging->waiting_for_room);
@@ -111,11 +109,16 @@ static uint32_t next_place(const Staging *staging, uint32_t place)
     return (place + 1) & (((uint32_t)1 << staging->hash_bits) - 1);
 }
 
+static uint32_t slot_at(const Staging *staging, uint32_t place)
+{
+    return staging->table[place] - 1;
+}
+
 static uint32_t find_place(const Staging *staging, int64_t unit)
 {
     uint32_t place = home_of(staging, unit);
 
-    while (staging->table[place] != NONE && staging->slots[staging->table[place]].unit != unit) {
+    while (staging->table[place] && staging->slots[slot_at(staging, place)].unit != unit) {
         place = next_place(staging, place);
     }
     return place;
@@ -124,7 +127,7 @@ static uint32_t find_place(const Staging *staging, int64_t unit)
 /* The slot of a unit; NONE when it is not in the buffer. */
 static uint32_t find_slot(const Staging *staging, int64_t unit)
 {
-    return staging->table[find_place(staging, unit)];
+    return slot_at(staging, find_place(staging, unit));
 }
 
 /* Those behind it move up, so that no search ends too early. */
@@ -133,16 +136,16 @@ static void table_remove(Staging *staging, int64_t unit)
     uint32_t mask = ((uint32_t)1 << staging->hash_bits) - 1;
     uint32_t hole = find_place(staging, unit);
 
-    for (uint32_t at = next_place(staging, hole); staging->table[at] != NONE;
+    for (uint32_t at = next_place(staging, hole); staging->table[at];
          at = next_place(staging, at)) {
-        uint32_t home = home_of(staging, staging->slots[staging->table[at]].unit);
+        uint32_t home = home_of(staging, staging->slots[slot_at(staging, at)].unit);
 
         if (((at - home) & mask) >= ((at - hole) & mask)) {
             staging->table[hole] = staging->table[at];
             hole = at;
         }
     }
-    staging->table[hole] = NONE;
+    staging->table[hole] = 0;
 }
 
 /* --- slots; under the lock --- */
@@ -267,8 +270,8 @@ void staging_publish(Staging *staging, const StagedRun *run)
         uint32_t number = run->slots[i];
         uint32_t place = find_place(staging, run->first + i);
 
-        g_assert(staging->table[place] == NONE);
-        staging->table[place] = number;
+        g_assert(!staging->table[place]);
+        staging->table[place] = number + 1;
         staging->slots[number].unit = run->first + i;
         staging->slots[number].state = SLOT_STAGED;
         staging->slots[number].zero = run->zero;
