@@ -64,9 +64,8 @@ static void complete_flags(const BlockNode *node, int64_t end, BlockStatus *stat
     if (status->flags & (BLOCK_STATUS_DATA | BLOCK_STATUS_ZERO)) {
         status->flags |= BLOCK_STATUS_ALLOCATED;
     }
-    if (!(status->flags & BLOCK_STATUS_ALLOCATED) && !node->backing && !node->driver->is_filter &&
-        !node->driver->is_protocol) {
-        status->flags |= BLOCK_STATUS_ZERO; /* what a format has not allocated */
+    if (!(status->flags & BLOCK_STATUS_ALLOCATED) && !node->backing && node->driver->has_layers) {
+        status->flags |= BLOCK_STATUS_ZERO;
     }
     if (end == node_size(node)) {
         status->flags |= BLOCK_STATUS_EOF;

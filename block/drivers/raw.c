@@ -207,10 +207,17 @@ static int coroutine_fn raw_co_pdiscard(BlockNode *node, int64_t offset, int64_t
     return child_co_pdiscard(node->file, moved(node, offset), bytes);
 }
 
+/* Nobody looks at backing files below a raw disk but here. */
 static int coroutine_fn raw_co_block_status(BlockNode *node, int64_t offset, int64_t bytes,
                                             BlockStatus *ret_status)
 {
-    return node_co_block_status(node->file->node, moved(node, offset), bytes, ret_status);
+    return node_co_block_status_above(node->file->node, NULL, moved(node, offset), bytes,
+                                      ret_status);
+}
+
+static int64_t raw_cluster_size(BlockNode *node)
+{
+    return node_cluster_size(node->file->node);
 }
 
 static const char *const reopen_options[] = { "offset", "size", NULL };
@@ -230,6 +237,7 @@ static const BlockDriver raw_driver = {
     .co_truncate = raw_co_truncate,
     .current_size = raw_current_size,
     .can_grow = raw_can_grow,
+    .cluster_size = raw_cluster_size,
 };
 
 void raw_driver_register(void)

@@ -85,6 +85,7 @@ static int coroutine_fn qcow2_co_change_backing_file(BlockNode *node, const char
 
 static const BlockDriver qcow2_driver = {
     .name = "qcow2",
+    .has_layers = true,
     .state_size = sizeof(Qcow2),
     .reports_dirty_flag = true,
     .is_dirty = qcow2_is_dirty,

@@ -31,7 +31,8 @@ struct BlockDriver {
     const char *name; /* QMP's BlockdevDriver spelling */
     size_t state_size;
     bool is_filter;
-    bool is_protocol;                  /* reaches storage by itself: has no file child */
+    bool is_protocol; /* reaches storage by itself: has no file child */
+    bool has_layers;  /* what it has not allocated is its backing file's; zeroes without one */
     bool reports_dirty_flag;           /* queries say whether the image is dirty */
     bool (*is_dirty)(BlockNode *node); /* what queries say; NULL: never */
     bool named_by_options; /* a filter that reports its options, not the name of what it is over */

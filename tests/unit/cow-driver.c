@@ -171,6 +171,7 @@ static void cow_refresh_limits(BlockNode *node)
 
 static const BlockDriver cow_driver = {
     .name = "qcow2",
+    .has_layers = true,
     .state_size = sizeof(CowState),
     .probe = cow_probe,
     .open = cow_open,

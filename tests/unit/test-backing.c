@@ -331,6 +331,34 @@ static void test_status_through_shorter_layers(void)
     delete_node("n");
 }
 
+/* What stands over an image as its file sees the whole chain. */
+static void test_status_of_raw_over_a_chain(void)
+{
+    const int data = BLOCK_STATUS_DATA | BLOCK_STATUS_ALLOCATED;
+    const int zero = BLOCK_STATUS_ZERO | BLOCK_STATUS_ALLOCATED;
+    BlockBackend *user;
+
+    cow_make("high", 2 * MiB, "short.raw", "raw");
+    add_image("high", "");
+    add_node("{'driver':'raw','node-name':'r','file':'n','offset':4096}");
+    user = open_user(node_find("r"), RW);
+    assert_status(user, 0, 4096, data, 4096, 0);
+    assert_status(user, 61440, 4096, data, 512, 0); /* as far as the short one goes */
+    assert_status(user, 61952, 512, zero, 512, 0);
+    g_assert_cmpint(do_fill(user, MiB, 4096, 'x'), ==, 0);
+    assert_status(user, MiB, 4096, data, 4096, 0);
+    backend_free(user);
+    delete_node("r");
+    delete_node("n");
+
+    add_image("plain", "");
+    user = open_user(add_node("{'driver':'raw','node-name':'r','file':'n'}"), RW);
+    assert_status(user, 0, 4096, zero, 4096, 0);
+    backend_free(user);
+    delete_node("r");
+    delete_node("n");
+}
+
 /* --- blockdev-reopen --- */
 
 static char *reopen_backing(const char *backing)
@@ -472,6 +500,7 @@ int main(int argc, char **argv)
     ADD(backing_files_given_as_options);
     ADD(writes_stay_in_the_top);
     ADD(status_through_shorter_layers);
+    ADD(status_of_raw_over_a_chain);
     ADD(the_backing_file_is_exchanged);
     ADD(what_was_opened_for_the_image_follows_it);
     ADD(images_without_a_backing_file);

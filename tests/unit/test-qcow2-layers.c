@@ -142,6 +142,33 @@ static void test_status_tells_the_layer(void)
     overlay_done(&disk);
 }
 
+/* What is over an image as if that were its file takes the whole chain for it. */
+static void test_raw_over_an_overlay(void)
+{
+    BlockBackend *user;
+    BlockStatus status;
+    BlockNode *raw;
+    Qcow2Disk disk;
+
+    if (!qcow2_need_qemu()) {
+        return;
+    }
+    overlay_create(&disk, MiB, MiB / 2, "cluster_size=16384,");
+    raw = add_node("{'driver':'raw','node-name':'r','file':'%s','offset':65536}",
+                   disk.node->node_name);
+    user = open_user(raw, RW);
+    g_assert_cmpint(node_cluster_size(raw), ==, 16384);
+    g_assert_cmpint(do_status(user, 0, MiB / 2, &status), ==, 0);
+    g_assert_true(status.flags & BLOCK_STATUS_DATA);
+    g_assert_false(status.flags & BLOCK_STATUS_ZERO);
+    g_assert_cmpint(status.bytes, ==, MiB / 2 - 65536);
+    g_assert_cmpint(do_status(user, MiB / 2, 65536, &status), ==, 0);
+    g_assert_true(status.flags & BLOCK_STATUS_ZERO);
+    backend_free(user);
+    delete_node("r");
+    overlay_done(&disk);
+}
+
 /* --- snapshots inside of the image --- */
 
 typedef struct Snapshotted {
@@ -524,6 +551,7 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/qcow2/overlay/copies-subclusters", test_copy_on_write_is_of_subclusters);
     g_test_add_func("/qcow2/overlay/status", test_status_tells_the_layer);
+    g_test_add_func("/qcow2/overlay/beneath-raw", test_raw_over_an_overlay);
     g_test_add_data_func("/qcow2/data-file", NULL, test_data_file);
     g_test_add_data_func("/qcow2/data-file-raw", "raw", test_data_file);
     g_test_add_func("/qcow2/lazy", test_lazy_refcount_table);

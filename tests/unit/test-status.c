@@ -33,6 +33,7 @@ static int coroutine_fn overlay_block_status(BlockNode *node, int64_t offset, in
 
 static const BlockDriver overlay_driver = {
     .name = "overlay",
+    .has_layers = true,
     .state_size = sizeof(OverlayState),
     .co_block_status = overlay_block_status,
 };
