@@ -48,13 +48,23 @@ static void give_buffer(CopyState *copy, void *buffer, int64_t bytes)
 
 /* --- pieces --- */
 
-/* Whether the target by itself says that the range reads as zeroes. What a backing file has there
- * counts for nothing: it may be the very disk whose bytes are about to change. */
+/* Whether there is a backing file somewhere beneath. */
+static bool has_backing(const BlockNode *node)
+{
+    while (!node->backing && node->file) {
+        node = node->file->node;
+    }
+    return node->backing;
+}
+
+/* Whether the range of the target reads as zeroes, for good. What a backing file has there counts
+ * for nothing: it may be the very disk whose bytes are about to change. */
 static bool coroutine_fn target_is_zero(CopyState *copy, int64_t offset, int64_t bytes)
 {
     BlockStatus status;
 
-    return node_co_block_status(copy->target->node, offset, bytes, &status) == 0 &&
+    return !has_backing(copy->target->node) &&
+           node_co_block_status(copy->target->node, offset, bytes, &status) == 0 &&
            (status.flags & BLOCK_STATUS_ZERO) && status.bytes == bytes;
 }
 

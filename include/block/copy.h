@@ -5,8 +5,8 @@
  * A CopyState keeps, per *unit*, whether it is still to be copied. Whoever needs a range copied
  * (a guest's write, a job) calls copy_range(); callers of the same units wait for one another
  * instead of copying twice, neighbours are copied in one request of up to COPY_MAX_CHUNK, zero
- * and unallocated ranges are written as zeroes, or not at all where the target by itself, whatever
- * is behind it, reads so already.
+ * and unallocated ranges are written as zeroes, or not at all where the target reads so already and
+ * stands over no backing file.
  *
  * A unit is a cluster of the target, or `min_cluster` bytes; where neither is said it is
  * COPY_MIN_UNIT bytes, and then a caller that goes on where others have copied gets the rest of

@@ -189,7 +189,7 @@ static void test_zeroes_of_the_target_are_left(void)
 
 /* The target may be an overlay of the very disk: what it shows before it has anything of its own
  * are the disk's bytes, which change. */
-static void test_zeroes_are_copied_to_an_overlay_of_the_disk(void)
+static void freeze_onto_overlay(const char *target)
 {
     BlockNode *file;
     Fixture f;
@@ -200,8 +200,10 @@ static void test_zeroes_are_copied_to_an_overlay_of_the_disk(void)
     file = add_node("{'driver':'null-co','node-name':'file','size':2097152}");
     strcpy((char *)memory_disk(file)->data, "COW\n1049088\n\n\n\n");
     add_node("{'driver':'qcow2','node-name':'overlay','file':'file','backing':'disk'}");
+    add_node("{'driver':'raw','node-name':'raw','file':'overlay'}");
     f.cbw = add_node("{'driver':'copy-before-write','node-name':'cbw','file':'disk',"
-                     "'target':'overlay','discard':'unmap'}");
+                     "'target':'%s','discard':'unmap'}",
+                     target);
     add_node(VIEW);
     f.guest = open_user(f.cbw, RW);
     f.view = open_user(node_find("view"), RW);
@@ -213,10 +215,17 @@ static void test_zeroes_are_copied_to_an_overlay_of_the_disk(void)
     backend_free(f.view);
     delete_node("view");
     delete_node("cbw");
+    delete_node("raw");
     delete_node("overlay");
     delete_node("file");
     delete_node("disk");
     delete_node("target");
+}
+
+static void test_zeroes_are_copied_to_an_overlay_of_the_disk(void)
+{
+    freeze_onto_overlay("overlay");
+    freeze_onto_overlay("raw");
 }
 
 static void test_block_status_is_that_of_the_frozen_bytes(void)
