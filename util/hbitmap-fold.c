@@ -21,6 +21,8 @@ typedef struct Fold {
     /* What was taken from one page; only the lines in `lines` are valid. */
     uint64_t lines;
     uint64_t taken[HB_PAGE_WORDS];
+    HbPage *page;   /* of just that, which destinations share; or NULL */
+    unsigned count; /* of its bits, if there is one */
 } Fold;
 
 static uint64_t take_marks(_Atomic uint64_t *summary)
@@ -104,14 +106,70 @@ static void give_shrunk(const Fold *f, HBitmap *dst, uint64_t p, int k)
     give_words(dst, page_bit >> k >> HB_PAGE_BITS_LOG2, out, out_lines);
 }
 
-static void give_taken(const Fold *f, uint64_t p)
+static void make_page(Fold *f)
+{
+    HbPage *page = hb_page_new(HB_ABSENT);
+
+    f->count = 0;
+    for (uint64_t left = f->lines; left; left &= left - 1) {
+        unsigned first = __builtin_ctzll(left) * HB_LINE;
+        for (unsigned w = first; w < first + HB_LINE; w++) {
+            atomic_init(&page->words[w], f->taken[w]);
+            f->count += __builtin_popcountll(f->taken[w]);
+        }
+    }
+    atomic_init(&page->count, f->count);
+    atomic_init(&page->summary, f->lines);
+    f->page = page;
+}
+
+/*
+ * Where page `p` is absent, a destination gets one that others may have as well: many bitmaps
+ * that record the same take the memory of one. While the fold holds it nobody else is its last
+ * holder, so nobody writes it (invariant 3).
+ */
+static bool give_shared(Fold *f, HBitmap *dst, uint64_t p)
+{
+    uint64_t d = hb_page_dir(p);
+    HbEntry e, absent = HB_ABSENT;
+    HbDir *dir;
+
+    if (hb_peek(dst, p) != HB_ABSENT) {
+        return false;
+    }
+    while (e = atomic_load(&dst->roots[d]), e == HB_ABSENT || (hb_is_block(e) && hb_is_shared(e))) {
+        hb_claim_dir(dst, d, e);
+    }
+    if (!hb_is_block(e)) {
+        return false;
+    }
+    dir = hb_dir(e);
+    if (!f->page) {
+        make_page(f);
+    }
+    atomic_fetch_add(&f->page->refs, 1);
+    hb_race_point();
+    if (!atomic_compare_exchange_strong(&dir->entries[hb_page_slot(p)], &absent,
+                                        (HbEntry)f->page | HB_SHARED)) {
+        hb_page_unref(f->page);
+        return false;
+    }
+    hb_note_count(dst, f->count);
+    hb_mark_up(dst, p);
+    return true;
+}
+
+static void give_taken(Fold *f, uint64_t p)
 {
     for (size_t i = 0; f->lines && i < f->n; i++) {
-        if (f->shift[i] == 0) {
-            give_words(f->dst[i], p, f->taken, f->lines);
-        } else {
+        if (f->shift[i] != 0) {
             give_shrunk(f, f->dst[i], p, -f->shift[i]);
+        } else if (f->n == 1 || !give_shared(f, f->dst[i], p)) {
+            give_words(f->dst[i], p, f->taken, f->lines);
         }
+    }
+    if (f->page) {
+        hb_page_unref(g_steal_pointer(&f->page));
     }
 }
 

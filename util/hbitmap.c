@@ -16,9 +16,10 @@
  *    block; a second thread of ours that took this as leave to write would
  *    write into what is about to be replaced by an older copy. HB_SHARED is set
  *    on every entry that holds a block before the block gets a second
- *    holder: for directories by quiescent verbs only; for pages by these and by
+ *    holder: for directories by quiescent verbs only; for pages by these, by
  *    the copying of a shared directory, which flags the entries of the original,
- *    since its other holder may become its only one.
+ *    since its other holder may become its only one, and by a fold, which puts a new
+ *    page in the place of absent ones.
  *
  * 3. HB_SHARED goes away by compare-and-swap of the entry: to a private copy, or,
  *    for a page, to the very same address when this is its only holder. In the
@@ -26,8 +27,8 @@
  *    because the entry has changed. For a directory the second way is open to
  *    quiescent verbs only, because copying one writes to it (flags).
  *    An entry cannot return to an earlier value behind a thread's back: only quiescent
- *    verbs set HB_SHARED in a private directory, and by invariant 4 no address is
- *    used again while the thread is at work.
+ *    verbs, and a fold with an address that was in no tree, set HB_SHARED in a private
+ *    directory, and by invariant 4 no address is used again while the thread is at work.
  *
  * 4. Beside other threads, a block that is taken out of the tree was HB_SHARED there, and
  *    goes to the list `retired`, keeping its reference until the next quiescent verb. So a

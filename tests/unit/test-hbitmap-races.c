@@ -131,7 +131,7 @@ static void test_a_returned_set_is_folded(void)
 
 typedef struct Encounter Encounter;
 struct Encounter {
-    HBitmap *bm, *other;
+    HBitmap *bm, *other, *third;
     unsigned rounds;
     pthread_barrier_t barrier;
     atomic_uint next_id;
@@ -298,6 +298,69 @@ static void test_units_are_folded_whole(void)
     run_encounters(DIR_BITS + 100, prepare_nothing, act_fill_and_fold, check_fill_and_fold);
 }
 
+/* An epoch is folded into two bitmaps, which share what was absent in both, while each is written.
+ */
+static void prepare_epoch(Encounter *e)
+{
+    hbitmap_clear(e->bm);
+    hbitmap_set(e->bm, 0, 1);
+    hbitmap_set(e->bm, PAGE_BITS - 1, 1);
+    e->other = hbitmap_new(hbitmap_size(e->bm), NULL);
+    e->third = hbitmap_new(hbitmap_size(e->bm), NULL);
+}
+
+static void fold_into_both(Encounter *e)
+{
+    HBitmap *const dst[] = { e->other, e->third };
+    const int shifts[] = { 0, 0 };
+
+    hbitmap_fold(e->bm, dst, shifts, 2);
+}
+
+static void act_fold_and_write(Encounter *e, unsigned id)
+{
+    switch (id) {
+    case 0:
+        fold_into_both(e);
+        break;
+    case 1:
+        hbitmap_set(e->other, bit_of(1), 1);
+        break;
+    case 2:
+        hbitmap_set(e->third, bit_of(2), 1);
+        hbitmap_reset(e->third, bit_of(2), 1);
+        hbitmap_set(e->third, bit_of(0), 1);
+        break;
+    default:
+        hbitmap_set(e->bm, bit_of(id), 1);
+        break;
+    }
+}
+
+static void check_destination(const HBitmap *dst, unsigned own)
+{
+    const uint64_t bits[] = { 0, PAGE_BITS - 1, bit_of(own), bit_of(3) };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(bits); i++) {
+        g_assert_true(hbitmap_get(dst, bits[i]));
+    }
+    g_assert_cmpuint(hbitmap_count(dst), ==, G_N_ELEMENTS(bits));
+}
+
+static void check_fold_and_write(Encounter *e)
+{
+    fold_into_both(e);
+    check_destination(e->other, 1);
+    check_destination(e->third, 0);
+    hbitmap_free(e->other);
+    hbitmap_free(e->third);
+}
+
+static void test_destinations_share_what_is_folded(void)
+{
+    run_encounters(2 * PAGE_BITS, prepare_epoch, act_fold_and_write, check_fold_and_write);
+}
+
 int main(int argc, char **argv)
 {
     const char *given = getenv("MERINO_TEST_SEED");
@@ -311,5 +374,7 @@ int main(int argc, char **argv)
                     test_the_other_holder_drops_meanwhile);
     g_test_add_func("/hbitmap/races/both-holders-write", test_both_holders_write);
     g_test_add_func("/hbitmap/races/units-are-folded-whole", test_units_are_folded_whole);
+    g_test_add_func("/hbitmap/races/destinations-share-what-is-folded",
+                    test_destinations_share_what_is_folded);
     return g_test_run();
 }

@@ -293,7 +293,7 @@ static uint64_t shifted(uint64_t size, int shift)
  */
 static void run_folds(uint64_t size, unsigned places, bool fresh, bool share)
 {
-    static const int shifts[] = { 0, -1, -4, -9, -17 };
+    static const int shifts[] = { 0, 0, -1, -4, -9, -17 };
     enum {
         N = G_N_ELEMENTS(shifts),
     };

@@ -346,6 +346,40 @@ static void test_bytes_are_in_order(void)
     g_assert_cmpuint(hbitmap_next_clear(bm, 8, PAGE_BITS), ==, 20);
 }
 
+/* Many that record the same take the memory of one, until one of them is written by itself. */
+static void test_destinations_of_a_fold_share(void)
+{
+    enum {
+        N = 16,
+        PAGES = 64
+    };
+    HBitmap *epoch = hbitmap_new(PAGES * PAGE_BITS, NULL), *dst[N];
+    int shifts[N] = { 0 };
+    size_t memory = 0;
+
+    for (int i = 0; i < N; i++) {
+        dst[i] = hbitmap_new(PAGES * PAGE_BITS, NULL);
+    }
+    for (uint64_t bit = 77; bit < PAGES * PAGE_BITS; bit += PAGE_BITS) {
+        hbitmap_set(epoch, bit, 3);
+    }
+    hbitmap_fold(epoch, dst, shifts, N);
+    hbitmap_set(dst[1], 5, 1);
+    hbitmap_reset(dst[2], 78, 1);
+    for (int i = 0; i < N; i++) {
+        g_assert_cmpuint(hbitmap_count(dst[i]), ==, 3 * PAGES + (i == 1) - (i == 2));
+        g_assert_cmpint(hbitmap_get(dst[i], 5), ==, i == 1);
+        g_assert_cmpint(hbitmap_get(dst[i], 78), ==, i != 2);
+        memory += hbitmap_memory(dst[i]);
+    }
+    /* A directory for each; pages once, and two copies. */
+    g_assert_cmpuint(memory, <, (N + PAGES + 8) * 5 * KIB);
+    for (int i = 0; i < N; i++) {
+        hbitmap_free(dst[i]);
+    }
+    hbitmap_free(epoch);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -362,6 +396,8 @@ int main(int argc, char **argv)
     g_test_add_func("/hbitmap/memory/empty-and-full-are-small", test_empty_and_full_are_small);
     g_test_add_func("/hbitmap/memory/truncate", test_truncate_knows_what_it_leaves);
     g_test_add_func("/hbitmap/memory/compact", test_compact_gives_back_what_single_writes_left);
+    g_test_add_func("/hbitmap/memory/destinations-of-a-fold-share",
+                    test_destinations_of_a_fold_share);
     g_test_add_func("/hbitmap/memory/epoch-of-full-pages",
                     test_an_epoch_of_full_pages_folds_to_tags);
     g_test_add_func("/hbitmap/memory/merge-shift-of-full", test_merge_shift_of_full_is_small);
