@@ -11,6 +11,7 @@
 
 #include "bitmap-directory.h"
 #include "bitmaps.h"
+#include "parts.h"
 
 struct Qcow2Bitmaps {
     GPtrArray *entries;  /* of Qcow2BitmapEntry; with references */
@@ -18,6 +19,7 @@ struct Qcow2Bitmaps {
     bool damaged;        /* the directory in the file is, as such: it is written anew before it is
                             relied on, and its clusters are left alone */
     bool unreadable;     /* nothing is known of it: the autoclear bit goes before the first write */
+    bool bits_unsure;    /* storing failed: what is read back of bits may not be durable ever */
 };
 
 extern const BitmapStore qcow2_bitmap_store;
@@ -82,6 +84,61 @@ int coroutine_fn qcow2_bitmaps_switch_directory(Qcow2 *q, GPtrArray *entries,
 
 /* `entries` are in force now. */
 void qcow2_bitmaps_adopt(Qcow2Bitmaps *b, GPtrArray *entries);
+
+/* --- bitmap-bits.c: the clusters of bits themselves --- */
+
+/* One cluster of bits to be written. */
+typedef struct Qcow2BitsCluster {
+    uint32_t index; /* in the table */
+    bool fresh;     /* in a new place; else over what is there */
+    int64_t source; /* bits that are to be kept; 0: none */
+} Qcow2BitsCluster;
+
+/* What is to be written of one bitmap. */
+typedef struct Qcow2Bits {
+    HBitmap *bits;
+    HBitmap *known;        /* what is stored; NULL: anything, or if: */
+    bool adds;             /* `bits` are what is added to that */
+    const uint64_t *table; /* where they go */
+    GArray *clusters;      /* of Qcow2BitsCluster, by index */
+} Qcow2Bits;
+
+#define QCOW2_BITS_PIECES 16
+
+typedef struct Qcow2BitsPiece {
+    const Qcow2Bits *what;
+    uint64_t at; /* byte of the bitmap's data */
+    int64_t bytes;
+    int64_t source; /* 0: none */
+} Qcow2BitsPiece;
+
+/* One write. */
+typedef struct Qcow2BitsRun {
+    int64_t host, bytes;
+    int n;
+    Qcow2BitsPiece pieces[QCOW2_BITS_PIECES];
+} Qcow2BitsRun;
+
+struct Qcow2BitsWriter;
+
+typedef struct Qcow2BitsPart {
+    struct Qcow2BitsWriter *writer;
+    int slot;
+    Qcow2BitsRun run;
+} Qcow2BitsPart;
+
+/* Lives in a coroutine's frame; all zero but for `q` at first. */
+typedef struct Qcow2BitsWriter {
+    Qcow2 *q;
+    Qcow2BitsRun next; /* what gathers */
+    Qcow2Parts parts;
+    Qcow2BitsPart slots[QCOW2_PARTS_MAX];
+} Qcow2BitsWriter;
+
+/* Have the bits of one bitmap written. `what` stays as it is until the end. */
+void coroutine_fn qcow2_bits_write(Qcow2BitsWriter *writer, const Qcow2Bits *what);
+/* All are written (not synced) when this returns 0. */
+int coroutine_fn qcow2_bits_end(Qcow2BitsWriter *writer);
 
 /* --- bitmap-store.c --- */
 

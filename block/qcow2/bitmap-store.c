@@ -2,10 +2,10 @@
 /*
  * Storing: what changed since the last time goes to the file.
  *
- * A bitmap that is not marked is as it is stored. Of the others, clusters of bits that differ from
- * what is known to be stored are written: over the old ones, which is no harm while the entry in
- * the file is marked, or to new ones. A bitmap whose bits were never loaded holds what was added;
- * the clusters concerned are read and added to.
+ * A bitmap that is not marked is as it is stored. Of the others, bits that differ from what is
+ * known to be stored are written (bitmap-bits.c): over the old ones, which is no harm while the
+ * entry in the file is marked, or to new clusters. A bitmap whose bits were never loaded holds what
+ * was added; what is stored of it is read and added to.
  *
  * The order (B2, B3, B4): bits are written and new clusters get their refcounts, which are synced;
  * tables are written and synced; then the flags change in place, or a new directory is switched to;
@@ -17,26 +17,16 @@
 #include <errno.h>
 #include <string.h>
 
-#define RUN_BYTES   (INT64_C(2) << 20) /* bits, in one write */
 #define ALLOC_BYTES (INT64_C(8) << 20) /* in one piece, at most */
-
-/* One cluster of bits to be written. */
-typedef struct Write {
-    uint32_t index;
-    bool fresh;     /* needs a cluster */
-    int64_t source; /* bits that are to be kept; 0: none */
-} Write;
 
 /* One bitmap to be stored. */
 typedef struct Job {
     DirtyBitmap *bitmap;
     Qcow2BitmapEntry *old;   /* or NULL */
     Qcow2BitmapEntry *entry; /* as it will be, with its table */
-    HBitmap *bits;
-    HBitmap *known; /* what is stored; NULL: anything */
-    bool in_place;  /* the table stays where it is */
+    Qcow2Bits what;
+    bool in_place; /* the table stays where it is */
     bool table_changed;
-    GArray *writes; /* of Write */
 } Job;
 
 typedef struct Store {
@@ -57,7 +47,7 @@ static void job_free(gpointer opaque)
         qcow2_bitmap_entry_unref(job->old);
     }
     qcow2_bitmap_entry_unref(job->entry);
-    g_array_unref(job->writes);
+    g_array_unref(job->what.clusters);
     g_free(job);
 }
 
@@ -109,19 +99,18 @@ static void coroutine_fn plan_cluster(Store *store, Job *job, uint32_t i)
 {
     uint64_t *table = job->entry->table;
     uint64_t start = i * bits_of_cluster(store->q);
-    uint64_t n = MIN(bits_of_cluster(store->q), hbitmap_size(job->bits) - start);
+    uint64_t n = MIN(bits_of_cluster(store->q), hbitmap_size(job->what.bits) - start);
     int64_t host = table[i] & QCOW2_BITMAP_OFFSET_MASK;
-    HBitmapRangeState state = state_of(job->bits, start, n);
-    bool adds = bitmap_is_deferred(job->bitmap);
-    Write write = { .index = i, .source = adds ? host : 0 };
+    HBitmapRangeState state = state_of(job->what.bits, start, n);
+    Qcow2BitsCluster cluster = { .index = i, .source = job->what.adds ? host : 0 };
 
-    if (adds && (state == HBITMAP_CLEAR || (table[i] & QCOW2_BITMAP_ALL_ONES))) {
+    if (job->what.adds && (state == HBITMAP_CLEAR || (table[i] & QCOW2_BITMAP_ALL_ONES))) {
         return;
     }
     if (state == HBITMAP_MIXED) {
-        write.fresh = !host || !owns(store->q, host);
-        g_array_append_val(job->writes, write);
-        job->table_changed |= write.fresh;
+        cluster.fresh = !host || !owns(store->q, host);
+        g_array_append_val(job->what.clusters, cluster);
+        job->table_changed |= cluster.fresh;
         return;
     }
     if (host) {
@@ -133,14 +122,14 @@ static void coroutine_fn plan_cluster(Store *store, Job *job, uint32_t i)
 
 static void coroutine_fn plan_changes(Store *store, Job *job)
 {
-    uint64_t size = hbitmap_size(job->bits), cluster = bits_of_cluster(store->q), pos = 0;
-    bool adds = bitmap_is_deferred(job->bitmap);
+    const Qcow2Bits *what = &job->what;
+    uint64_t size = hbitmap_size(what->bits), cluster = bits_of_cluster(store->q), pos = 0;
 
     for (uint32_t next = 0; next < job->entry->table_entries; next++) {
-        if (adds) {
-            pos = hbitmap_next_dirty(job->bits, next * cluster, size);
-        } else if (job->known) {
-            pos = hbitmap_next_difference(job->bits, job->known, next * cluster, size);
+        if (what->adds) {
+            pos = hbitmap_next_dirty(what->bits, next * cluster, size);
+        } else if (what->known) {
+            pos = hbitmap_next_difference(what->bits, what->known, next * cluster, size);
         } else {
             pos = next * cluster;
         }
@@ -197,7 +186,7 @@ static bool coroutine_fn plan_bitmap(Store *store, DirtyBitmap *bitmap, Qcow2Bit
 
     job->bitmap = bitmap;
     job->old = old ? qcow2_bitmap_entry_ref(old) : NULL;
-    job->writes = g_array_new(FALSE, FALSE, sizeof(Write));
+    job->what.clusters = g_array_new(FALSE, FALSE, sizeof(Qcow2BitsCluster));
     job->entry = new_entry(store->q, job);
     plan_table(store, job);
     same_size = job->in_place && old->stored_size == store->q->header.size;
@@ -208,8 +197,10 @@ static bool coroutine_fn plan_bitmap(Store *store, DirtyBitmap *bitmap, Qcow2Bit
     if (old && !job->in_place) {
         qcow2_bitmap_frees_add_entry(store->q, &store->frees, old);
     }
-    job->bits = bitmap_bits(bitmap);
-    job->known = same_size ? bitmap_stored_bits(bitmap) : NULL;
+    job->what.bits = bitmap_bits(bitmap);
+    job->what.known = same_size ? bitmap_stored_bits(bitmap) : NULL;
+    job->what.adds = bitmap_is_deferred(bitmap);
+    job->what.table = job->entry->table;
     plan_changes(store, job);
     g_ptr_array_add(store->jobs, job);
     g_ptr_array_add(store->entries, qcow2_bitmap_entry_ref(job->entry));
@@ -274,8 +265,8 @@ static int64_t count_fresh(const Store *store)
     for (guint j = 0; j < store->jobs->len; j++) {
         const Job *job = g_ptr_array_index(store->jobs, j);
 
-        for (guint i = 0; i < job->writes->len; i++) {
-            n += g_array_index(job->writes, Write, i).fresh;
+        for (guint i = 0; i < job->what.clusters->len; i++) {
+            n += g_array_index(job->what.clusters, Qcow2BitsCluster, i).fresh;
         }
     }
     return n;
@@ -288,10 +279,10 @@ static int coroutine_fn alloc_bits(Store *store)
     for (guint j = 0; j < store->jobs->len; j++) {
         Job *job = g_ptr_array_index(store->jobs, j);
 
-        for (guint i = 0; i < job->writes->len; i++) {
-            const Write *write = &g_array_index(job->writes, Write, i);
+        for (guint i = 0; i < job->what.clusters->len; i++) {
+            const Qcow2BitsCluster *bits = &g_array_index(job->what.clusters, Qcow2BitsCluster, i);
 
-            if (!write->fresh) {
+            if (!bits->fresh) {
                 continue;
             }
             if (!room) {
@@ -302,7 +293,7 @@ static int coroutine_fn alloc_bits(Store *store)
             if (host < 0) {
                 return (int)host;
             }
-            job->entry->table[write->index] = (uint64_t)host;
+            job->entry->table[bits->index] = (uint64_t)host;
             host += cluster;
             room--;
         }
@@ -330,78 +321,14 @@ static int coroutine_fn alloc_tables(Store *store)
 
 /* --- writing --- */
 
-/* Bits on their way: clusters that follow one another in the file. */
-typedef struct Run {
-    uint8_t *buf;
-    int64_t host, bytes, room;
-} Run;
-
-static int coroutine_fn flush_run(Store *store, Run *run)
-{
-    int ret = 0;
-
-    if (run->bytes) {
-        ret = qcow2_meta_write(store->q, run->host, run->buf, run->bytes, 0);
-    }
-    run->bytes = 0;
-    return ret;
-}
-
-static int coroutine_fn add_source(Store *store, int64_t source, uint8_t *bits)
-{
-    int64_t bytes = store->q->cluster_size;
-    g_autofree uint8_t *old = g_malloc(bytes);
-    int ret = qcow2_bitmaps_read_bits(store->q, source, old, bytes);
-
-    for (int64_t i = 0; ret >= 0 && i < bytes; i++) {
-        bits[i] |= old[i];
-    }
-    return ret;
-}
-
-static int coroutine_fn write_cluster(Store *store, Job *job, const Write *write, Run *run)
-{
-    int64_t cluster = store->q->cluster_size;
-    int64_t host = job->entry->table[write->index] & QCOW2_BITMAP_OFFSET_MASK;
-    uint64_t start = write->index * bits_of_cluster(store->q);
-    uint64_t n = MIN(bits_of_cluster(store->q), hbitmap_size(job->bits) - start);
-    int ret = 0;
-
-    if (run->bytes && (run->host + run->bytes != host || run->bytes + cluster > run->room)) {
-        ret = flush_run(store, run);
-    }
-    if (ret < 0) {
-        return ret;
-    }
-    if (!run->bytes) {
-        run->host = host;
-    }
-    memset(run->buf + run->bytes, 0, cluster);
-    hbitmap_serialize(job->bits, start, n, run->buf + run->bytes);
-    if (write->source) {
-        ret = add_source(store, write->source, run->buf + run->bytes);
-    }
-    run->bytes += cluster;
-    return ret;
-}
-
 static int coroutine_fn write_bits(Store *store)
 {
-    int64_t room = MAX(RUN_BYTES, store->q->cluster_size);
-    g_autofree uint8_t *buf = NULL;
-    Run run = { .room = room };
-    int ret = 0;
+    Qcow2BitsWriter writer = { .q = store->q };
 
-    for (guint j = 0; j < store->jobs->len && ret >= 0; j++) {
-        Job *job = g_ptr_array_index(store->jobs, j);
-
-        for (guint i = 0; i < job->writes->len && ret >= 0; i++) {
-            buf = buf ? buf : g_malloc(room);
-            run.buf = buf;
-            ret = write_cluster(store, job, &g_array_index(job->writes, Write, i), &run);
-        }
+    for (guint j = 0; j < store->jobs->len; j++) {
+        qcow2_bits_write(&writer, &((Job *)g_ptr_array_index(store->jobs, j))->what);
     }
-    return ret < 0 ? ret : flush_run(store, &run);
+    return qcow2_bits_end(&writer);
 }
 
 static int coroutine_fn write_table(Store *store, Job *job)
@@ -490,6 +417,7 @@ static void coroutine_fn give_up(Store *store)
         qcow2_bitmap_frees_run(store->q, &store->fresh);
         return;
     }
+    store->q->bitmaps->bits_unsure = true;
     for (guint j = 0; j < store->jobs->len; j++) {
         Job *job = g_ptr_array_index(store->jobs, j);
 

@@ -30,7 +30,7 @@ static struct {
     int64_t block;
     int depth, every;
     double seconds;
-    int64_t requests, announce;
+    int64_t requests, first, announce;
     gboolean extended, no_flush;
 } options = { .block = 4096, .depth = 1, .every = 1, .seconds = 1 };
 
@@ -42,6 +42,8 @@ static const GOptionEntry entries[] = {
     { "every", 0, 0, G_OPTION_ARG_INT, &options.every, "load, mark: one block in N", "N" },
     { "seconds", 0, 0, G_OPTION_ARG_DOUBLE, &options.seconds, "load: for so long", "S" },
     { "requests", 0, 0, G_OPTION_ARG_INT64, &options.requests, "load: so many, and a flush", "N" },
+    { "first", 0, 0, G_OPTION_ARG_INT64, &options.first,
+      "load: number of the first of so many, which go elsewhere than others'", "N" },
     { "announce", 0, 0, G_OPTION_ARG_INT64, &options.announce,
       "load: print a line when so many are done", "N" },
     { "no-flush", 0, 0, G_OPTION_ARG_NONE, &options.no_flush, "load: without the flush", NULL },
@@ -187,6 +189,7 @@ static void run_load(Wire *wire)
     Load load = { .wire = wire,
                   .writes = strstr(pattern, "write"),
                   .is_random = g_str_has_prefix(pattern, "rand"),
+                  .next_block = (uint64_t)options.first,
                   .blocks = wire->size / (uint64_t)options.block / (uint64_t)options.every,
                   .to_queue = options.requests ? (uint64_t)options.requests : UINT64_MAX,
                   .out = g_malloc(room + sizeof(uint64_t)) };

@@ -8,7 +8,6 @@ the folder for temporary files.
 """
 
 import os
-import shutil
 import subprocess
 import tempfile
 import time
@@ -28,6 +27,7 @@ ROUNDS = 5
 GRANULARITY = 65536
 TRIM_MAX = 1 << 30
 SIZE = 256 * MIB
+WRITES = 200  # between opening an image and closing it
 
 
 @dataclass
@@ -198,23 +198,60 @@ def open_and_close(daemon: Daemon, path: Path, memory: list[float]) -> float:
     return opened + time.perf_counter() - start
 
 
+def write_between(daemon: Daemon, path: Path, used: dict[str, list[float]]) -> float:
+    """Seconds to open an image, to write to WRITES random places, always others, and to close it."""
+    first = WRITES * len(used[f"{daemon.name} cpu"])
+    clock = CpuClock(daemon.process.pid)
+    start = time.perf_counter()
+    image = Image(daemon, path)
+    opened = time.perf_counter() - start
+    done = run_client(daemon, "q", "load", pattern="randwrite", block=4 * KIB, depth=16,
+                      requests=WRITES, first=first)
+    start = time.perf_counter()
+    image.close()
+    closed = time.perf_counter() - start
+    used[f"{daemon.name} cpu"].append(clock.seconds())
+    used[f"{daemon.name} close"].append(closed)
+    return opened + done.seconds + closed
+
+
+def copies(pair: Pair, folder: Path, count: int, kind: str) -> dict[str, Path]:
+    """One image for each daemon, alike."""
+    original = folder / "bitmaps.qcow2"
+    make_bitmaps(pair.merino, original, count, kind)
+    paths = {}
+    for name in (pair.qemu.name, pair.merino.name):
+        paths[name] = folder / f"{name}-bitmaps.qcow2"
+        subprocess.run(["cp", "--sparse=always", str(original), str(paths[name])], check=True)
+        subprocess.run(["sync", str(paths[name])], check=True)
+    original.unlink()
+    return paths
+
+
 def bitmap_rows(count: int, kind: str, pair: Pair) -> list[Row]:
     """Time and memory of one kind of image."""
-    original = pair.folder / "bitmaps.qcow2"
-    make_bitmaps(pair.merino, original, count, kind)
     memory: dict[str, list[float]] = {"qemu": [], "merino": []}
-    paths = {}
-    for name in memory:
-        paths[name] = pair.folder / f"{name}-bitmaps.qcow2"
-        shutil.copyfile(original, paths[name])
+    paths = copies(pair, pair.folder, count, kind)
     row = interleave(
         3,
         lambda: open_and_close(pair.qemu, paths["qemu"], memory["qemu"]),
         lambda: open_and_close(pair.merino, paths["merino"], memory["merino"]))
     row.what, row.unit = f"{count} bitmaps, {kind}: open and close", "ms"
-    for path in (original, *paths.values()):
+    for path in paths.values():
         path.unlink()
     return [row, Row("   memory while open", memory["qemu"], memory["merino"], "KiB")]
+
+
+def bitmap_write_rows(count: int, what: str, pair: Pair, folder: Path) -> list[Row]:
+    """The same with writes between, after which each of the bitmaps is stored."""
+    used: dict[str, list[float]] = {f"{side} {of}": [] for side in ("qemu", "merino")
+                                    for of in ("cpu", "close")}
+    paths = copies(pair, folder, count, "1 %")
+    row = interleave(ROUNDS, lambda: write_between(pair.qemu, paths["qemu"], used),
+                     lambda: write_between(pair.merino, paths["merino"], used))
+    row.what, row.unit = what, "ms"
+    return [row, *(Row(f"   {name}", used[f"qemu {of}"], used[f"merino {of}"], "ms")
+                   for of, name in (("close", "closing alone"), ("cpu", "CPU of the daemon")))]
 
 
 def run(program: str) -> None:
@@ -235,4 +272,9 @@ def run(program: str) -> None:
             if wanted(f"{count} bitmaps, {kind}: open and close"):
                 with Pair(program) as pair:
                     rows += bitmap_rows(count, kind, pair)
+        for where, name in ((memory, ""), (None, "disk ")):
+            what = f"{name}{count} bitmaps, 1 %: with {WRITES} writes"
+            if wanted(what):
+                with Pair(program) as pair, tempfile.TemporaryDirectory(dir=where) as folder:
+                    rows += bitmap_write_rows(count, what, pair, Path(folder))
     show("qcow2 of 1 TiB with persistent bitmaps", rows)

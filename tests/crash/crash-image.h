@@ -22,7 +22,8 @@ typedef struct CrashShape {
     int64_t base;      /* bytes of the backing file; 0: none */
     bool data_file;    /* external */
     bool extended_l2;
-    int stride; /* of the scripted workload's moments one in so many is tried; 0: 1 */
+    bool bits_only; /* the guest's bytes are too many to be looked at */
+    int stride;     /* of the scripted workload's moments one in so many is tried; 0: 1 */
 } CrashShape;
 
 void crash_image_init(void);
