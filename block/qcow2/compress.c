@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Compressed clusters. Packing and unpacking are done in worker threads.
+ * Compressed clusters. Packing and unpacking are done in worker threads, but for unpacking clusters
+ * so small that a worker would be asked for longer than it works.
  *
  * zlib clusters are raw deflate with a window of 4 KiB, as the format wants; zstd clusters are
  * frames. What an entry says of the length are whole sectors: the stream itself ends before.
@@ -9,6 +10,7 @@
 #include "parts.h"
 #include "requests.h"
 #include "util/event-loop.h"
+#include "util/size.h"
 
 #include <errno.h>
 #include <zlib.h>
@@ -16,6 +18,8 @@
 
 #define DEFLATE_WINDOW_BITS 12
 #define DEFLATE_MEMORY      9
+
+#define UNPACK_HERE (4 * KiB) /* up to this size, requests unpack clusters themselves */
 
 typedef struct Job {
     bool zstd;
@@ -25,7 +29,7 @@ typedef struct Job {
     size_t out_bytes; /* room; when packing, what was used of it */
 } Job;
 
-/* --- in a worker --- */
+/* --- mostly in a worker --- */
 
 static int inflate_job(Job *job)
 {
@@ -130,7 +134,7 @@ int coroutine_fn qcow2_read_compressed(Qcow2 *q, uint64_t entry, void *buf)
     ret = child_co_pread(q->node->file, host, bytes, packed);
     if (ret == 0) {
         job = (Job){ uses_zstd(q), packed, (size_t)bytes, buf, (size_t)q->cluster_size };
-        ret = co_run_in_worker(unpack, &job);
+        ret = q->cluster_size <= UNPACK_HERE ? unpack(&job) : co_run_in_worker(unpack, &job);
     }
     buffer_free(packed);
     return ret;

@@ -23,7 +23,8 @@ struct BitmapEvent {
     bool disabled;
     int64_t granularity;
     int64_t offset, bytes;
-    uint8_t *must, *may; /* of a merge's source */
+    bool resizes;
+    uint8_t *must, *may; /* of a merge's source; what must differ after going to a snapshot */
 };
 
 struct CrashBitmaps {
@@ -88,6 +89,13 @@ void crash_bitmap_range(BitmapEvent *event, int64_t offset, int64_t bytes)
     event->bytes = bytes;
 }
 
+void crash_bitmap_goto(BitmapEvent *event, uint8_t *differ, int64_t old, int64_t size)
+{
+    event->must = differ;
+    event->bytes = size;
+    event->resizes = size != old;
+}
+
 void crash_bitmaps_end(BitmapEvent *event, bool ok)
 {
     event->end = crash_tick();
@@ -127,6 +135,20 @@ static void play_resize(State *state, const BitmapEvent *event, bool done, int64
     }
 }
 
+/* Clusters may be others and have the same contents. */
+static void play_goto(State *state, const BitmapEvent *event, bool done, int64_t sectors)
+{
+    if (state->may_be_on) {
+        memset(state->may, 1, align_up(event->bytes, state->granularity) / CRASH_SECTOR);
+    }
+    if (done && !state->may_be_off) {
+        add_bits(state->must, event->must, sectors);
+    }
+    if (event->resizes) {
+        play_resize(state, event, done, sectors);
+    }
+}
+
 static void play_add(State *state, const BitmapEvent *event, bool done, int64_t sectors)
 {
     if (done) { /* so there was none before */
@@ -151,7 +173,8 @@ static void play_mark(State *state, const BitmapEvent *event, bool done)
     state->fault |= event->end != CRASH_NEVER && !event->ok;
     if (event->step == BITMAP_STORE) {
         state->may_be_marked = !done || state->fault;
-    } else if (event->step != BITMAP_WRITE || state->may_be_on) {
+    } else if ((event->step != BITMAP_WRITE && event->step != BITMAP_GOTO) || state->may_be_on ||
+               event->resizes) {
         state->may_be_marked = true;
     }
 }
@@ -187,6 +210,9 @@ static void play(State *state, const BitmapEvent *event, bool done, int64_t sect
         break;
     case BITMAP_RESIZE:
         play_resize(state, event, done, sectors);
+        break;
+    case BITMAP_GOTO:
+        play_goto(state, event, done, sectors);
         break;
     }
 }
@@ -257,7 +283,7 @@ static bool complain(const char *name, const char *words, int64_t offset)
 static void print_events(const CrashBitmaps *bitmaps, DirtyBitmap *bitmap, int64_t at)
 {
     static const char *const steps[] = { "add",   "remove", "enable", "disable", "clear",
-                                         "merge", "store",  "write",  "resize" };
+                                         "merge", "store",  "write",  "resize",  "goto" };
     int64_t end = at + bitmap_granularity(bitmap);
 
     g_printerr("# bitmap '%s': granularity %" PRId64 ", %" PRId64 " of %" PRId64

@@ -24,6 +24,7 @@ typedef enum BitmapStep {
     BITMAP_STORE, /* closing as well */
     BITMAP_WRITE,
     BITMAP_RESIZE,
+    BITMAP_GOTO, /* a snapshot: may change anything, and the size */
 } BitmapStep;
 
 typedef struct CrashBitmaps CrashBitmaps;
@@ -32,8 +33,8 @@ typedef struct CrashBitmaps CrashBitmaps;
 CrashBitmaps *crash_bitmaps_new(int64_t max);
 void crash_bitmaps_free(CrashBitmaps *bitmaps);
 
-/* A step begins; returns what its end is told with. The name is that of one bitmap; WRITE, RESIZE
- * and STORE are for all, with NULL. */
+/* A step begins; returns what its end is told with. The name is that of one bitmap; WRITE, RESIZE,
+ * STORE and GOTO are for all, with NULL. */
 typedef struct BitmapEvent BitmapEvent;
 BitmapEvent *crash_bitmaps_begin(CrashBitmaps *bitmaps, BitmapStep step, const char *name);
 BitmapEvent *crash_bitmaps_begin_merge(CrashBitmaps *bitmaps, const char *target,
@@ -41,6 +42,8 @@ BitmapEvent *crash_bitmaps_begin_merge(CrashBitmaps *bitmaps, const char *target
 /* More about it: */
 void crash_bitmap_added(BitmapEvent *event, int64_t granularity, bool disabled);
 void crash_bitmap_range(BitmapEvent *event, int64_t offset, int64_t bytes); /* or 0 and the size */
+/* GOTO: these sectors will differ (taken over); the disk had and will have so many bytes. */
+void crash_bitmap_goto(BitmapEvent *event, uint8_t *differ, int64_t old, int64_t size);
 void crash_bitmaps_end(BitmapEvent *event, bool ok);
 
 /* Grows with what the bitmaps must have become. */

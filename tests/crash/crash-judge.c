@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "crash-judge.h"
+#include "util/size.h"
 
 #include <inttypes.h>
+#include <limits.h>
+#include <malloc.h>
 #include <string.h>
 
 #define DEFAULT_SEED 20261122
@@ -14,8 +17,17 @@ static void drop_message(const char *domain, GLogLevelFlags level, const char *w
 {
 }
 
+/* Images of some MiB are copied all the time: their memory is kept. */
+static void keep_memory(void)
+{
+    mallopt(M_MMAP_THRESHOLD, INT_MAX);
+    mallopt(M_TRIM_THRESHOLD, INT_MAX);
+    mallopt(M_TOP_PAD, 32 * MiB);
+}
+
 void crash_judge_init(void)
 {
+    keep_memory();
     g_log_set_always_fatal(G_LOG_LEVEL_ERROR | G_LOG_LEVEL_CRITICAL);
     g_log_set_handler(NULL, G_LOG_LEVEL_WARNING, drop_message, NULL);
     crash_image_init();
@@ -110,7 +122,8 @@ static bool snapshot_is_good(const CrashSnapshot *snapshot, uint64_t cut, BlockB
     return false;
 }
 
-/* Going to snapshots needs bitmaps to be gone; this is the last thing that is looked at. */
+/* Bitmaps that are inconsistent keep the disk's size as it is; this is the last thing that is
+ * looked at. */
 static bool snapshots_are_good(const CrashRun *run, uint64_t cut, BlockBackend *user)
 {
     BlockNode *node = backend_node(user);

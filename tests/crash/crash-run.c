@@ -353,16 +353,34 @@ static GPtrArray *write_content(CrashRun *run, const CrashSnapshot *snapshot)
     return writes;
 }
 
+/* Which sectors will hold something else, or are new. */
+static uint8_t *find_differences(CrashRun *run, const CrashSnapshot *snapshot)
+{
+    g_autofree uint8_t *content = crash_image_read(run->user);
+    int64_t size = backend_size(run->user);
+    uint8_t *differ = g_malloc0(CRASH_MAX_SIZE(run->shape) / CRASH_SECTOR);
+
+    for (int64_t at = 0; at < snapshot->size; at += CRASH_SECTOR) {
+        differ[at / CRASH_SECTOR] =
+            at >= size || memcmp(content + at, snapshot->content + at, CRASH_SECTOR) != 0;
+    }
+    return differ;
+}
+
 void crash_snapshot_goto(CrashRun *run, const char *name)
 {
     const CrashSnapshot *snapshot = find_snapshot(run, name);
     g_autoptr(GPtrArray) writes = NULL;
     GuestWrite *resize;
+    BitmapEvent *event;
     bool ok;
 
     if (!run->user || !snapshot) {
         return;
     }
+    event = crash_bitmaps_begin(run->bitmaps, BITMAP_GOTO, NULL);
+    crash_bitmap_goto(event, find_differences(run, snapshot), backend_size(run->user),
+                      snapshot->size);
     resize = crash_model_resize(run->model, backend_size(run->user), snapshot->size);
     writes = write_content(run, snapshot);
     ok = went_well(node_snapshot_goto(backend_node(run->user), name, NULL) == 0,
@@ -371,6 +389,7 @@ void crash_snapshot_goto(CrashRun *run, const char *name)
         crash_model_written(run->model, g_ptr_array_index(writes, i), ok);
     }
     crash_model_resized(run->model, resize, ok);
+    crash_bitmaps_end(event, ok);
 }
 
 void crash_snapshot_delete(CrashRun *run, const char *name)

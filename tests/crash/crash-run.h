@@ -78,7 +78,7 @@ void crash_bitmap_do(CrashRun *run, BitmapStep step, const char *name);
 void crash_bitmap_merge(CrashRun *run, const char *target, const char *source);
 
 void crash_snapshot_create(CrashRun *run, const char *name);
-void crash_snapshot_goto(CrashRun *run, const char *name); /* there are no bitmaps */
+void crash_snapshot_goto(CrashRun *run, const char *name);
 void crash_snapshot_delete(CrashRun *run, const char *name);
 
 #endif

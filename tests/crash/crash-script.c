@@ -111,6 +111,14 @@ static void play_snapshots(CrashRun *run, int64_t u)
     crash_reopen(run);
 }
 
+/* Under bitmaps: disabled ones are not concerned. */
+static void go_to_snapshot(CrashRun *run, const char *name)
+{
+    if (crash_has_snapshots(run)) {
+        crash_snapshot_goto(run, name);
+    }
+}
+
 static void play_bitmap_verbs(CrashRun *run, int64_t u)
 {
     Part parts[] = { { run, CRASH_WRITE, 10 * u, u },
@@ -138,6 +146,8 @@ static void play_bitmap_verbs(CrashRun *run, int64_t u)
     crash_reopen(run);
     crash_bitmap_do(run, BITMAP_REMOVE, "off");
     crash_request(run, CRASH_WRITE, 3 * u, SECTOR);
+    go_to_snapshot(run, "one");
+    crash_request(run, CRASH_WRITE, 4 * u, SECTOR);
 }
 
 static void play_resizes(CrashRun *run, int64_t u)
@@ -149,6 +159,8 @@ static void play_resizes(CrashRun *run, int64_t u)
     crash_request(run, CRASH_WRITE, 20 * u, 2 * SECTOR);
     flush(run);
     if (run->version >= 3 && crash_has_snapshots(run)) {
+        crash_snapshot_goto(run, "one");
+        crash_request(run, CRASH_WRITE, 15 * u, SECTOR);
         crash_snapshot_delete(run, "one");
     }
     crash_reopen(run);
