@@ -300,8 +300,8 @@ static int coroutine_fn write_mappings(Qcow2 *q, Run *run)
  * moved: the header must name its new place before the old one is free. Under `lock`. */
 static bool is_lazy(const Qcow2 *q)
 {
-    return q->options.lazy_refcounts && (q->header.compatible & QCOW2_COMPAT_LAZY_REFCOUNTS) &&
-           !q->reftable.moved && !qcow2_cache_is_half_dirty(q->refcount_cache);
+    return q->options.lazy_refcounts && !q->reftable.moved &&
+           !qcow2_cache_is_half_dirty(q->refcount_cache);
 }
 
 static int collect(Qcow2 *q, Run *run, bool lazy)

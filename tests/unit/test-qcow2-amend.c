@@ -249,20 +249,32 @@ static void test_lazy_refcounts_at_once(void)
     check_image("lazy refcounts: true");
 }
 
-/* What the user said stays, whatever the image says. */
+static BlockNode *open_lazily(bool lazy)
+{
+    return add_node("{'driver':'qcow2','node-name':'q','lazy-refcounts':%s,"
+                    "'file':{'driver':'file','filename':'%s'}}",
+                    lazy ? "true" : "false", image_path);
+}
+
+/* What the user said stays, whatever the image says, and the image is not changed by it. */
 static void test_given_options_stay(void)
 {
     BlockNode *node;
 
     make_image("");
-    node = add_node("{'driver':'qcow2','node-name':'q','lazy-refcounts':false,"
-                    "'file':{'driver':'file','filename':'%s'}}",
-                    image_path);
+    node = open_lazily(false);
     assert_text(amend_lazy(node, true), NULL);
     write_and_flush(node, 3 * MiB);
     g_assert_false(is_marked_dirty());
     delete_node("q");
     check_image("lazy refcounts: true");
+    make_image("");
+    node = open_lazily(true);
+    write_and_flush(node, 3 * MiB);
+    g_assert_true(is_marked_dirty());
+    delete_node("q");
+    g_assert_false(is_marked_dirty());
+    check_image("lazy refcounts: false");
 }
 
 static void test_caches_follow_the_size(void)
