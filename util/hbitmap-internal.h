@@ -95,6 +95,12 @@ static inline bool hb_is_shared(HbEntry e)
     return e & HB_SHARED;
 }
 
+/* A block that this bitmap may write to: no tag, no flag. */
+static inline bool hb_is_private(HbEntry e)
+{
+    return e && !(e & (HB_ONES | HB_SHARED));
+}
+
 static inline HbDir *hb_dir(HbEntry e)
 {
     return (HbDir *)(e & ~HB_SHARED);
@@ -176,6 +182,13 @@ static inline void hb_mark(_Atomic uint64_t *summary, uint64_t bits)
         hb_race_point();
         atomic_fetch_or(summary, bits);
     }
+}
+
+/* The look alone, for a setter that does the rest elsewhere: bit `n` modulo 64. */
+static inline bool hb_is_marked(const _Atomic uint64_t *summary, uint64_t n)
+{
+    hb_race_point();
+    return atomic_load(summary) >> (n & 63) & 1;
 }
 
 static inline void hb_mark_root(HBitmap *bm, uint64_t d)

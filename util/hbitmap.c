@@ -158,6 +158,22 @@ bool hbitmap_get(const HBitmap *bm, uint64_t bit)
     return e == HB_ONES;
 }
 
+void hbitmap_prefetch(const HBitmap *bm, uint64_t bit)
+{
+    if (bit >= bm->size) {
+        return;
+    }
+    HbEntry e = atomic_load(&bm->roots[bit >> HB_DIR_BITS_LOG2]);
+    if (!hb_is_private(e)) {
+        return;
+    }
+    e = atomic_load(&hb_dir(e)->entries[hb_page_slot(bit >> HB_PAGE_BITS_LOG2)]);
+    if (hb_is_private(e)) {
+        __builtin_prefetch((const void *)&hb_page(e)->summary, 1);
+        __builtin_prefetch((const void *)&hb_page(e)->words[bit / 64 % HB_PAGE_WORDS], 1);
+    }
+}
+
 /* ---- Changing a part of one page ---- */
 
 /* Bits first..last of a page. */
@@ -318,46 +334,53 @@ static void change(HBitmap *bm, uint64_t start, uint64_t nbits, bool set)
     }
 }
 
-/* The common case of a write's mark, which all writers pay for: bits of one word of a private page.
- * False, nothing done, when it is another case. */
-static inline bool set_in_word(HBitmap *bm, uint64_t start, uint64_t nbits)
+/*
+ * What all writers pay for: bits of one word of a private page. False, nothing or only a part of it
+ * done, when it is another case, or when a mark is missing. `nbits` is a constant where it can be.
+ */
+static inline __attribute__((always_inline)) bool set_in_word(HBitmap *bm, uint64_t start,
+                                                              const uint64_t nbits)
 {
-    uint64_t p = start >> HB_PAGE_BITS_LOG2;
-    unsigned bit = start % HB_PAGE_BITS;
+    uint64_t line = start / HB_LINE_BITS, d = start >> HB_DIR_BITS_LOG2;
 
-    if (nbits == 0 || nbits > 64 - bit % 64 || start >= bm->size || nbits > bm->size - start) {
+    HbEntry e = atomic_load(&bm->roots[d]);
+    if (!hb_is_private(e)) {
         return false;
     }
-    HbEntry de = atomic_load(&bm->roots[hb_page_dir(p)]);
-    if (!hb_is_block(de) || hb_is_shared(de)) {
+    HbDir *dir = (HbDir *)e;
+    e = atomic_load(&dir->entries[hb_page_slot(start >> HB_PAGE_BITS_LOG2)]);
+    if (!hb_is_private(e)) {
         return false;
     }
-    HbEntry e = atomic_load(&hb_dir(de)->entries[hb_page_slot(p)]);
-    if (!hb_is_block(e) || hb_is_shared(e)) {
-        return false;
-    }
-    HbPage *page = hb_page(e);
-    uint64_t mask = hb_word_mask(bit % 64, bit % 64 + nbits - 1);
+    HbPage *page = (HbPage *)e;
+    _Atomic uint64_t *word = &page->words[start / 64 % HB_PAGE_WORDS];
+    uint64_t mask = ~UINT64_C(0) >> (64 - nbits) << (start % 64);
     hb_race_point();
-    if ((atomic_load(&page->words[bit / 64]) & mask) != mask) {
-        uint64_t added = mask & ~atomic_fetch_or(&page->words[bit / 64], mask);
-        if (added) {
-            unsigned n = nbits == 1 ? 1 : __builtin_popcountll(added);
+    if ((atomic_load(word) & mask) != mask) {
+        uint64_t before = atomic_fetch_or(word, mask) & mask;
+        if (nbits == 1 ? !before : before != mask) {
+            unsigned n = nbits == 1 ? 1 : __builtin_popcountll(mask & ~before);
             hb_note_count(bm, atomic_fetch_add(&page->count, n) + n);
         }
     }
-    hb_mark(&page->summary, UINT64_C(1) << (bit / HB_LINE_BITS));
-    hb_mark(&hb_dir(de)->summary, hb_line_bit(hb_page_slot(p)));
-    hb_mark_root(bm, hb_page_dir(p));
-    return true;
+    return hb_is_marked(&page->summary, line) &&
+           hb_is_marked(&dir->summary, start >> (HB_PAGE_BITS_LOG2 + HB_LINE_LOG2)) &&
+           hb_is_marked(&bm->dirty[hb_root_line_word(d)], d >> HB_LINE_LOG2);
+}
+
+void hbitmap_set_bit(HBitmap *bm, uint64_t bit)
+{
+    if (G_UNLIKELY(bit >= bm->size || !set_in_word(bm, bit, 1))) {
+        change(bm, bit, 1, true);
+    }
 }
 
 void hbitmap_set(HBitmap *bm, uint64_t start, uint64_t nbits)
 {
-    if (G_LIKELY(set_in_word(bm, start, nbits))) {
-        return;
+    hb_assert_range(bm, start, nbits);
+    if (nbits == 0 || nbits > 64 - start % 64 || !set_in_word(bm, start, nbits)) {
+        change(bm, start, nbits, true);
     }
-    change(bm, start, nbits, true);
 }
 
 void hbitmap_reset(HBitmap *bm, uint64_t start, uint64_t nbits)

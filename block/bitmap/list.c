@@ -151,24 +151,44 @@ static void mark_beyond(BitmapList *list, int64_t offset, int64_t end)
     }
 }
 
+/* A range of at least one byte, inside the size. */
+static inline void mark_inside(BitmapList *list, int64_t offset, int64_t bytes)
+{
+    uint64_t first = (uint64_t)offset >> list->epoch_shift;
+    uint64_t last = (uint64_t)(offset + bytes - 1) >> list->epoch_shift;
+
+    if (G_LIKELY(first == last)) {
+        hbitmap_set_bit(list->epoch, first);
+    } else {
+        hbitmap_set(list->epoch, first, last - first + 1);
+    }
+}
+
+static __attribute__((noinline)) void mark_past_end(BitmapList *list, int64_t offset, int64_t bytes)
+{
+    mark_beyond(list, MAX(offset, list->size), MIN(bytes, INT64_MAX - offset) + offset);
+    if (offset < list->size) {
+        mark_inside(list, offset, list->size - offset);
+    }
+}
+
 void bitmap_list_mark(BitmapList *list, int64_t offset, int64_t bytes)
 {
-    int64_t end;
-    uint64_t first;
-
     if (!list->epoch || bytes <= 0) {
         return;
     }
-    end = MIN(bytes, INT64_MAX - offset) + offset;
-    if (G_UNLIKELY(end > list->size)) {
-        mark_beyond(list, MAX(offset, list->size), end);
-        if (offset >= list->size) {
-            return;
-        }
-        end = list->size;
+    if (G_UNLIKELY(bytes > list->size - offset)) {
+        mark_past_end(list, offset, bytes);
+        return;
     }
-    first = (uint64_t)offset >> list->epoch_shift;
-    hbitmap_set(list->epoch, first, bitmap_size_bits(end, list->epoch_shift) - first);
+    mark_inside(list, offset, bytes);
+}
+
+void bitmap_list_prefetch(const BitmapList *list, uint64_t offset)
+{
+    if (list->epoch) {
+        hbitmap_prefetch(list->epoch, offset >> list->epoch_shift);
+    }
 }
 
 static void fold(BitmapList *list)

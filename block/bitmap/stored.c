@@ -209,13 +209,10 @@ static GPtrArray *unmarked_recorders(BitmapList *list)
     return bitmaps;
 }
 
-int coroutine_fn bitmap_list_co_before_write(BitmapList *list)
+static __attribute__((noinline)) int coroutine_fn mark_recorders(BitmapList *list)
 {
     int ret = 0;
 
-    if (G_LIKELY(!atomic_load_explicit(&list->unmarked, memory_order_acquire))) {
-        return 0;
-    }
     co_mutex_lock(&list->marking);
     if (atomic_load(&list->unmarked)) {
         g_autoptr(GPtrArray) bitmaps = unmarked_recorders(list);
@@ -227,6 +224,14 @@ int coroutine_fn bitmap_list_co_before_write(BitmapList *list)
     }
     co_mutex_unlock(&list->marking);
     return ret < 0 ? ret : 0;
+}
+
+int coroutine_fn bitmap_list_co_before_write(BitmapList *list)
+{
+    if (G_LIKELY(!atomic_load_explicit(&list->unmarked, memory_order_acquire))) {
+        return 0;
+    }
+    return mark_recorders(list);
 }
 
 /* Those that are stored and not marked. */

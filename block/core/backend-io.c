@@ -46,6 +46,22 @@ int coroutine_fn backend_co_preadv(BlockBackend *backend, int64_t offset, int64_
     return ret;
 }
 
+void backend_hint_write(BlockBackend *backend, uint64_t offset)
+{
+    atomic_store_explicit(&backend->hinted, offset, memory_order_relaxed);
+}
+
+/* The hint is taken here, inside the door, because it leads to what is not to change meanwhile. */
+static inline void take_hint(BlockBackend *backend)
+{
+    uint64_t offset = atomic_load_explicit(&backend->hinted, memory_order_relaxed);
+
+    if (offset != NOWHERE) {
+        atomic_store_explicit(&backend->hinted, NOWHERE, memory_order_relaxed);
+        bitmap_list_prefetch(backend->root->node->bitmaps, offset);
+    }
+}
+
 int coroutine_fn backend_co_pwritev(BlockBackend *backend, int64_t offset, int64_t bytes,
                                     IoVector *vec, unsigned flags)
 {
@@ -54,6 +70,7 @@ int coroutine_fn backend_co_pwritev(BlockBackend *backend, int64_t offset, int64
     backend_co_enter(backend);
     ret = check_write(backend, offset, bytes);
     if (ret == 0) {
+        take_hint(backend);
         ret = child_co_pwritev(backend->root, offset, bytes, vec, flags);
     }
     backend_leave(backend);

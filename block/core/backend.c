@@ -17,6 +17,7 @@ BlockBackend *backend_new(const char *user, unsigned perm, unsigned shared)
     backend->user = g_strdup(user);
     backend->perm = perm;
     backend->shared = shared;
+    atomic_init(&backend->hinted, NOWHERE);
     g_mutex_init(&backend->lock);
     co_queue_init(&backend->waiting);
     backend->older = newest;

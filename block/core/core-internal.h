@@ -24,11 +24,13 @@ struct BlockBackend {
     /* The door: DOOR_CLOSED times the number of drained sections that keep it closed, plus the
      * number of requests inside (drain.c states the rules). */
     _Atomic uint64_t door;
-    GMutex lock;     /* guards `waiting` */
-    CoQueue waiting; /* requests that found the door closed */
+    _Atomic uint64_t hinted; /* where the next write is expected, or NOWHERE */
+    GMutex lock;             /* guards `waiting` */
+    CoQueue waiting;         /* requests that found the door closed */
 };
 
 #define DOOR_CLOSED (UINT64_C(1) << 32)
+#define NOWHERE     UINT64_MAX
 
 void door_close(BlockBackend *backend);
 void door_open(BlockBackend *backend);

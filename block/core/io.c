@@ -105,8 +105,8 @@ static unsigned effective_flags(const BlockNode *node, unsigned flags)
     return node->cache_no_flush ? flags & ~REQ_FUA : flags;
 }
 
-static int coroutine_fn write_any(BlockChild *child, int64_t offset, int64_t bytes, IoVector *vec,
-                                  unsigned flags)
+static __attribute__((noinline)) int coroutine_fn
+write_any(BlockChild *child, int64_t offset, int64_t bytes, IoVector *vec, unsigned flags)
 {
     BlockNode *node = child->node;
     unsigned native_flags = node->limits.write_flags;

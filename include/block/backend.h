@@ -40,6 +40,9 @@ int coroutine_fn backend_co_preadv(BlockBackend *backend, int64_t offset, int64_
                                    IoVector *vec, unsigned flags);
 int coroutine_fn backend_co_pwritev(BlockBackend *backend, int64_t offset, int64_t bytes,
                                     IoVector *vec, unsigned flags);
+/* A write at `offset` (any number will do) is likely to follow the next one. So what marking it in
+ * bitmaps touches can be fetched meanwhile. Any thread. */
+void backend_hint_write(BlockBackend *backend, uint64_t offset);
 int coroutine_fn backend_co_pwrite_zeroes(BlockBackend *backend, int64_t offset, int64_t bytes,
                                           unsigned flags);
 int coroutine_fn backend_co_pdiscard(BlockBackend *backend, int64_t offset, int64_t bytes);

@@ -91,6 +91,10 @@ void bitmap_list_forget_marks(BitmapList *list);
  */
 void bitmap_list_mark(BitmapList *list, int64_t offset, int64_t bytes);
 
+/* A hint, for whoever is inside of a request: a write at this offset (any number will do) is about
+ * to be marked, and what that takes can be fetched meanwhile. Any thread. */
+void bitmap_list_prefetch(const BitmapList *list, uint64_t offset);
+
 /* Whether any bitmap gets what is marked. Any thread. */
 bool bitmap_list_records(const BitmapList *list);
 

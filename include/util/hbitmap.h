@@ -12,7 +12,7 @@
  * Calling context. There are three kinds of verbs:
  *
  *  - Concurrent: any thread, at any time, lock-free, beside each other and
- *    beside a fold: hbitmap_set, _reset, _get, _count, _is_empty, _next_dirty,
+ *    beside a fold: hbitmap_set, _set_bit, _reset, _get, _prefetch, _count, _is_empty, _next_dirty,
  *    _next_clear, _next_dirty_area, _dirty_areas, _range_state, _size, _serialize. What a reader
  * answers while bits change is true of every bit that did not change meanwhile; hbitmap_count is
  * exact when nothing changes.
@@ -83,6 +83,13 @@ bool hbitmap_get(const HBitmap *bm, uint64_t bit);
  */
 void hbitmap_set(HBitmap *bm, uint64_t start, uint64_t nbits);
 void hbitmap_reset(HBitmap *bm, uint64_t start, uint64_t nbits);
+
+/* hbitmap_set() of one bit, for those who do it often. */
+void hbitmap_set_bit(HBitmap *bm, uint64_t bit);
+
+/* A hint: this bit (any number will do) is about to be set. What that will touch is fetched into
+ * the processor's cache meanwhile, which takes much longer than setting it. */
+void hbitmap_prefetch(const HBitmap *bm, uint64_t bit);
 
 /* The first set (clear) bit in [start, end), or `end` when there is none. */
 uint64_t hbitmap_next_dirty(const HBitmap *bm, uint64_t start, uint64_t end);

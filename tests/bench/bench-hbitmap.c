@@ -157,7 +157,20 @@ static void run_fold(HBitmap *dst, HBitmap *src)
 static void run_mark(HBitmap *dst, HBitmap *src)
 {
     for (int i = 0; i < 100000; i++) {
-        hbitmap_set(dst, rnd() % hbitmap_size(dst), 1);
+        hbitmap_set_bit(dst, rnd() % hbitmap_size(dst));
+    }
+}
+
+/* The same with a hint, as a client's writes are marked that has many in flight. */
+static void run_mark_hinted(HBitmap *dst, HBitmap *src)
+{
+    uint64_t next = rnd() % hbitmap_size(dst);
+
+    for (int i = 0; i < 100000; i++) {
+        uint64_t bit = next;
+        next = rnd() % hbitmap_size(dst);
+        hbitmap_prefetch(dst, next);
+        hbitmap_set_bit(dst, bit);
     }
 }
 
@@ -192,6 +205,8 @@ static const Bench benches[] = {
     { "fold of 1 % random", TIB_BITS, TIB_BITS, fill_half, fill_percent, run_fold },
     { "100000 marks, clear bits", TIB_BITS, TIB_BITS, fill_empty, fill_empty, run_mark },
     { "100000 marks, set bits", TIB_BITS, TIB_BITS, fill_half, fill_empty, run_mark },
+    { "100000 marks, set bits, hinted", TIB_BITS, TIB_BITS, fill_half, fill_empty,
+      run_mark_hinted },
 };
 
 /* ---- Measuring ---- */

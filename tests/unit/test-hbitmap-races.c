@@ -88,7 +88,8 @@ static void *set_and_fold(void *opaque)
     for (unsigned turn = 0; turn < f->turns; turn++) {
         uint64_t i = rnd() % f->n_bits;
         unsigned finished = atomic_load(&f->finished), started = atomic_load(&f->started);
-        hbitmap_set(f->epoch, i * f->step, 1);
+        hbitmap_prefetch(f->epoch, rnd() % f->n_bits * f->step);
+        hbitmap_set_bit(f->epoch, i * f->step);
         fold_once(f);
         pthread_mutex_lock(&f->lock);
         g_assert_cmpuint(f->delivered[i], >=, started + (started == finished));
@@ -212,7 +213,7 @@ static void act_drop_and_write(Encounter *e, unsigned id)
     if (id == 0) {
         hbitmap_free(e->other);
     } else {
-        hbitmap_set(e->bm, bit_of(id), 1);
+        hbitmap_set_bit(e->bm, bit_of(id));
     }
 }
 
@@ -233,7 +234,8 @@ static void test_the_other_holder_drops_meanwhile(void)
 /* Both holders write at once, two threads each. */
 static void act_write_both(Encounter *e, unsigned id)
 {
-    hbitmap_set(id < 2 ? e->bm : e->other, bit_of(id), 1);
+    hbitmap_prefetch(e->bm, bit_of(id));
+    hbitmap_set_bit(id < 2 ? e->bm : e->other, bit_of(id));
 }
 
 static void check_both(Encounter *e)
@@ -277,7 +279,7 @@ static void act_fill_and_fold(Encounter *e, unsigned id)
         break;
     case 2:
         hbitmap_set(e->bm, PAGE_BITS, PAGE_BITS);
-        hbitmap_set(e->bm, DIR_BITS + 77, 1);
+        hbitmap_set_bit(e->bm, DIR_BITS + 77);
         break;
     default:
         hbitmap_set(e->bm, PAGE_BITS - 10, 20);

@@ -269,7 +269,12 @@ static void *mark(void *opaque)
 
     for (unsigned i = 0; i < m->n_events; i++) {
         m->events[i] = pick_event(m, size);
-        hbitmap_set(m->epoch, m->events[i].start, m->events[i].nbits);
+        if (m->events[i].nbits == 1) {
+            hbitmap_prefetch(m->epoch, i ? m->events[i - 1].start : UINT64_MAX);
+            hbitmap_set_bit(m->epoch, m->events[i].start);
+        } else {
+            hbitmap_set(m->epoch, m->events[i].start, m->events[i].nbits);
+        }
         atomic_store(&m->done, i + 1);
     }
     return NULL;

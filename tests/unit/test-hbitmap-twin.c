@@ -207,6 +207,19 @@ static void try_set(World *w)
     memset(p->twin + start, 1, end - start);
 }
 
+/* A hint changes nothing, whatever its number. */
+static void try_set_bit(World *w)
+{
+    Pair *p = pick_pair(w);
+    uint64_t start, end;
+    pick_range(w, p->size, &start, &end);
+    hbitmap_prefetch(p->bm, end % 2 ? start : rnd(w));
+    if (start < p->size) {
+        hbitmap_set_bit(p->bm, start);
+        p->twin[start] = 1;
+    }
+}
+
 static void try_reset(World *w)
 {
     Pair *p = pick_pair(w);
@@ -453,11 +466,12 @@ static const struct {
     void (*run)(World *w);
     unsigned weight;
 } verbs[] = {
-    { try_set, 30 },        { try_reset, 18 }, { try_get, 10 },     { try_search, 15 },
-    { try_area, 10 },       { try_areas, 10 }, { try_clone, 2 },    { try_copy_from, 2 },
-    { try_swap, 1 },        { try_clear, 1 },  { try_fill, 1 },     { try_merge, 4 },
-    { try_merge_shift, 3 }, { try_fold, 4 },   { try_truncate, 1 }, { try_equal, 2 },
-    { try_difference, 2 },  { try_settle, 2 }, { try_compact, 2 },  { try_serialize, 3 },
+    { try_set, 24 },      { try_set_bit, 6 },     { try_reset, 18 }, { try_get, 10 },
+    { try_search, 15 },   { try_area, 10 },       { try_areas, 10 }, { try_clone, 2 },
+    { try_copy_from, 2 }, { try_swap, 1 },        { try_clear, 1 },  { try_fill, 1 },
+    { try_merge, 4 },     { try_merge_shift, 3 }, { try_fold, 4 },   { try_truncate, 1 },
+    { try_equal, 2 },     { try_difference, 2 },  { try_settle, 2 }, { try_compact, 2 },
+    { try_serialize, 3 },
 };
 
 static void (*pick_verb(World *w))(World *)

@@ -319,6 +319,53 @@ static void test_torn_stream(gconstpointer iothread)
     tear_down();
 }
 
+/* What stands behind a write is looked at before its time: offsets that no disk has, and a header
+ * that is none. Each is answered in its turn, and only what was written is marked. */
+static void test_behind_a_write(gconstpointer iothread)
+{
+    static const struct {
+        uint64_t offset;
+        uint32_t error;
+    } writes[] = { { 4096, 0 },
+                   { UINT64_MAX, NBD_ENOSPC },
+                   { INT64_MAX, NBD_ENOSPC },
+                   { SIZE - 256, NBD_ENOSPC },
+                   { 65536 + 512, 0 } };
+    BitmapAddOptions options = { .name = "b", .granularity = 4096 };
+    g_autoptr(GByteArray) stream = g_byte_array_new();
+    uint8_t header[NBD_EXTENDED_REQUEST_BYTES] = { 0 };
+    char payload[512] = { 1 };
+    Client client;
+
+    set_up(iothread);
+    bitmap_add(disk->bitmaps, &options, NULL, NULL);
+    open_client(&client);
+    for (size_t i = 0; i < G_N_ELEMENTS(writes); i++) {
+        size_t bytes =
+            request_header(&client, header, NBD_CMD_WRITE, 0, i, writes[i].offset, sizeof(payload));
+
+        g_byte_array_append(stream, header, (guint)bytes);
+        g_byte_array_append(stream, (uint8_t *)payload, sizeof(payload));
+    }
+    memset(header, 'x', sizeof(header));
+    g_byte_array_append(stream, header, sizeof(header));
+    client_send(&client, stream->data, stream->len);
+    for (size_t i = 0; i < G_N_ELEMENTS(writes); i++) {
+        Reply reply;
+
+        client_reply(&client, 0, &reply);
+        g_assert_cmpuint(reply.cookie, ==, i);
+        g_assert_cmpuint(reply.error, ==, writes[i].error);
+        reply_done(&reply);
+    }
+    g_assert_true(at_end(&client));
+    client_close(&client);
+    g_assert_cmpint(bitmap_dirty_bytes(bitmap_find(disk->bitmaps, "b")), ==, 8192);
+    g_assert_true(bitmap_get(bitmap_find(disk->bitmaps, "b"), 4096));
+    g_assert_true(bitmap_get(bitmap_find(disk->bitmaps, "b"), 65536));
+    tear_down();
+}
+
 /* --- gone --- */
 
 /* All commands in one string of bytes. */
@@ -613,6 +660,7 @@ int main(int argc, char **argv)
     g_test_add_func("/nbd-clients/wrong-limits", test_wrong_limits);
     g_test_add_func("/nbd-clients/given-socket", test_given_socket);
     add_on_both_loops("torn-stream", test_torn_stream);
+    add_on_both_loops("behind-a-write", test_behind_a_write);
     add_on_both_loops("gone-at-any-byte", test_gone_at_any_byte);
     add_on_both_loops("gone-with-requests-in-flight", test_gone_with_requests_in_flight);
     add_on_both_loops("half-closed", test_half_closed);

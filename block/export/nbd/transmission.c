@@ -246,31 +246,55 @@ static bool is_turned_away(const NbdTransmission *tx)
     return atomic_load(&tx->conn->channel.is_shut);
 }
 
+static bool decode_header(NbdTransmission *tx)
+{
+    return nbd_decode_request(tx->recv_buffer + tx->recv_begin, tx->conn->extended, &tx->header);
+}
+
+/* Receive the header of a request into tx->header. False when there will be no more. */
+static bool coroutine_fn receive_header(NbdTransmission *tx)
+{
+    size_t bytes = nbd_request_bytes(tx->conn->extended);
+
+    if (!tx->looked_ahead && (!fill(tx, bytes) || !decode_header(tx))) {
+        return false;
+    }
+    if (is_turned_away(tx)) {
+        return false;
+    }
+    tx->said_goodbye = tx->header.command == NBD_CMD_DISC;
+    tx->looked_ahead = false;
+    tx->recv_begin += bytes;
+    return !tx->said_goodbye;
+}
+
+/* During a write, the header behind it, if it has arrived. */
+static void look_ahead(NbdTransmission *tx)
+{
+    tx->looked_ahead =
+        tx->recv_end - tx->recv_begin >= nbd_request_bytes(tx->conn->extended) && decode_header(tx);
+    if (tx->looked_ahead && tx->header.command == NBD_CMD_WRITE) {
+        backend_hint_write(tx->backend, tx->header.offset);
+    }
+}
+
 /* Receive one request and start it. False when there will be no more. */
 static bool coroutine_fn receive_request(NbdTransmission *tx)
 {
-    size_t header_bytes = nbd_request_bytes(tx->conn->extended);
     g_autofree char *message = NULL;
-    NbdRequestHeader header;
     NbdRequest *request;
     uint64_t payload;
     uint32_t error;
     size_t memory;
 
-    if (!fill(tx, header_bytes) || is_turned_away(tx) ||
-        !nbd_decode_request(tx->recv_buffer + tx->recv_begin, tx->conn->extended, &header)) {
+    if (!receive_header(tx)) {
         return false;
     }
-    if (header.command == NBD_CMD_DISC) {
-        tx->said_goodbye = true;
-        return false;
-    }
-    tx->recv_begin += header_bytes;
-    payload = nbd_request_payload(tx, &header);
-    error = nbd_request_check(tx, &header, &message);
-    memory = memory_of(tx, &header, payload, error);
+    payload = nbd_request_payload(tx, &tx->header);
+    error = nbd_request_check(tx, &tx->header, &message);
+    memory = memory_of(tx, &tx->header, payload, error);
     wait_for_room(tx, memory);
-    request = request_new(tx, &header, memory);
+    request = request_new(tx, &tx->header, memory);
     tx->taken++;
     tx->turn_requests++;
     tx->turn_bytes += memory;
@@ -285,6 +309,7 @@ static bool coroutine_fn receive_request(NbdTransmission *tx)
             nbd_request_done(request);
             return false;
         }
+        look_ahead(tx);
     }
     if (is_turned_away(tx)) {
         nbd_request_done(request);

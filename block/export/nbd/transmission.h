@@ -69,6 +69,8 @@ struct NbdTransmission {
     /* transmission.c */
     uint8_t *recv_buffer;
     size_t recv_begin, recv_end; /* what of it has not been looked at */
+    NbdRequestHeader header;     /* of the request that is being received */
+    bool looked_ahead;           /* or, at recv_begin still, of the one that is next */
     bool said_goodbye;           /* the client will send no more, but what it sent is to be done */
     bool gone;                   /* no more will come, and nobody waits for replies */
     unsigned in_flight;
