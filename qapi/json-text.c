@@ -71,8 +71,6 @@ static void put_escaped(GString *out, gunichar c)
     if (known) {
         g_string_append_c(out, '\\');
         g_string_append_c(out, letter[known - plain]);
-    } else if (c >= 0x20 && c < 0x7f) {
-        g_string_append_c(out, (char)c);
     } else if (c < 0x10000) {
         g_string_append_printf(out, "\\u%04X", c);
     } else {
@@ -81,11 +79,31 @@ static void put_escaped(GString *out, gunichar c)
     }
 }
 
+/* How many bytes from `at` on stand for themselves. */
+static size_t plain_length(const char *at, const char *end)
+{
+    const char *start = at;
+
+    while (at < end && *at >= 0x20 && *at < 0x7f && *at != '"' && *at != '\\') {
+        at++;
+    }
+    return at - start;
+}
+
 /* jansson holds nothing but valid UTF-8. */
 static void put_string(GString *out, const char *text, size_t len)
 {
+    const char *end = text + len;
+
     g_string_append_c(out, '"');
-    for (const char *at = text; at < text + len; at = g_utf8_next_char(at)) {
+    for (const char *at = text; at < end; at = g_utf8_next_char(at)) {
+        size_t plain = plain_length(at, end);
+
+        g_string_append_len(out, at, plain);
+        at += plain;
+        if (at == end) {
+            break;
+        }
         put_escaped(out, g_utf8_get_char(at));
     }
     g_string_append_c(out, '"');
