@@ -141,9 +141,7 @@ char *merino_qmp(const char *request)
     if (ret) {
         json_object_set_new(reply, "return", ret);
     } else {
-        json_object_set_new(
-            reply, "error",
-            json_pack("{ss, ss}", "class", merino_error_class_name(error), "desc", error->message));
+        json_object_set_new(reply, "error", qapi_error_encode(error));
         g_error_free(error);
     }
     text = qapi_json_text(reply, false);

@@ -93,15 +93,6 @@ static json_t *session_execute(QmpSession *session, const QmpRequest *request, G
     return value;
 }
 
-static json_t *error_reply(const GError *error)
-{
-    g_autofree char *text = merino_error_text(error);
-    g_autofree char *valid = g_utf8_make_valid(text, -1);
-
-    return json_pack("{s:{s:s, s:s}}", "error", "class", merino_error_class_name(error), "desc",
-                     valid);
-}
-
 /* `message` is consumed; NULL stands for text that was none, because of `error`. */
 static void session_answer(QmpSession *session, json_t *message, GError *error)
 {
@@ -116,7 +107,7 @@ static void session_answer(QmpSession *session, json_t *message, GError *error)
     if (value) {
         reply = json_pack("{s:o}", "return", value);
     } else {
-        reply = error_reply(error);
+        reply = json_pack("{s:o}", "error", qapi_error_encode(error));
         g_error_free(error);
     }
     if (request.id) {
@@ -160,9 +151,15 @@ static bool session_is_over(const QmpSession *session)
  */
 static void session_read(QmpSession *session)
 {
-    g_autofree char *bytes = g_malloc(READ_BYTES);
-    ssize_t got = read(session->options.in_fd, bytes, READ_BYTES);
+    g_autofree char *bytes = NULL;
+    ssize_t got;
 
+    /* The session may have been given up since the loop found something to read. */
+    if (session->state == SESSION_CLOSING) {
+        return;
+    }
+    bytes = g_malloc(READ_BYTES);
+    got = read(session->options.in_fd, bytes, READ_BYTES);
     if (got > 0) {
         qmp_framing_push(session->framing, bytes, got);
     } else if (got == 0 || (errno != EAGAIN && errno != EINTR)) {

@@ -3,6 +3,8 @@
 #include "qapi/codec.h"
 #include "util/error.h"
 
+#include <jansson.h>
+
 static const QapiType empty_type = { .name = "empty", .kind = QAPI_OBJECT, .size = 1 };
 
 const QapiCommand *qapi_command_find(const QapiCommand *commands, const char *name)
@@ -26,6 +28,14 @@ bool qapi_command_run(const QapiCommand *commands, const char *name, const json_
         return false;
     }
     return command->run(arguments, ret, error);
+}
+
+json_t *qapi_error_encode(const GError *error)
+{
+    g_autofree char *text = merino_error_text(error);
+    g_autofree char *valid = g_utf8_make_valid(text, -1); /* it may tell of a file's name */
+
+    return json_pack("{s:s, s:s}", "class", merino_error_class_name(error), "desc", valid);
 }
 
 bool qapi_no_arguments(const json_t *arguments, GError **error)

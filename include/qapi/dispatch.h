@@ -30,6 +30,9 @@ const QapiCommand *qapi_command_find(const QapiCommand *commands, const char *na
 bool qapi_command_run(const QapiCommand *commands, const char *name, const json_t *arguments,
                       json_t **ret, GError **error);
 
+/* What QMP calls an error: {"class": ..., "desc": ...}, without the hints. */
+json_t *qapi_error_encode(const GError *error);
+
 /* For commands without arguments: fails if there are any. */
 bool qapi_no_arguments(const json_t *arguments, GError **error);
 

@@ -506,6 +506,26 @@ static void test_events_unread(void)
     client_free(other);
 }
 
+/* The session is given up in the same turn in which its client goes. */
+static void test_unread_and_gone(void)
+{
+    Client *deaf = client_new(false);
+    int64_t deadline_us = g_get_monotonic_time() + DEADLINE_US;
+    size_t event_len = strlen(large_text);
+
+    negotiate(deaf);
+    g_test_expect_message(NULL, G_LOG_LEVEL_WARNING, "*does not read its events*");
+    for (size_t sent = 0; sent < QMP_EVENTS_MAX + 8 * event_len + (1 << 20); sent += event_len) {
+        qapi_event_send("LARGE", json_pack("{s:s}", "x", large_text));
+    }
+    g_test_assert_expected_messages();
+    client_hang_up(deaf);
+    while (deaf->session) {
+        iterate(deadline_us);
+    }
+    client_free(deaf);
+}
+
 static void test_half_closed(void)
 {
     Client *client = client_new(false);
@@ -589,6 +609,7 @@ int main(int argc, char **argv)
     g_test_add_func("/qmp/session/slow-reader-on-pipes", test_slow_reader_on_pipes);
     g_test_add_func("/qmp/session/many-commands-at-once", test_many_at_once);
     g_test_add_func("/qmp/session/unread-events-end-it", test_events_unread);
+    g_test_add_func("/qmp/session/unread-events-and-gone", test_unread_and_gone);
     g_test_add_func("/qmp/session/half-closed", test_half_closed);
     g_test_add_func("/qmp/session/client-vanishes", test_vanished);
     g_test_add_func("/qmp/session/freed-with-output-pending", test_drain_at_end);
