@@ -66,6 +66,10 @@ static bool check_add(BitmapList *list, const BitmapAddOptions *options, int64_t
         merino_error(error, "Bitmap name cannot be empty");
         return false;
     }
+    if (name && !g_utf8_validate(name, -1, NULL)) {
+        merino_error(error, "Bitmap name is not valid UTF-8");
+        return false;
+    }
     if (!check_granularity(granularity, error)) {
         return false;
     }

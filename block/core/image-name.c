@@ -17,6 +17,7 @@
 #include "util/error.h"
 
 #include <jansson.h>
+#include <string.h>
 #include <sys/stat.h>
 
 #define PROBE_BYTES 2048
@@ -48,27 +49,25 @@ static json_t *as_text(const json_t *value)
  * for a plain value is given up. */
 static void put_by_path(json_t *object, const char *path, json_t *value)
 {
-    g_auto(GStrv) steps = g_strsplit(path, ".", -1);
-    char **step;
+    const char *dot;
+    json_t *known;
 
-    if (!*path) { /* which has no steps */
-        json_object_set_new(object, path, value);
-        return;
-    }
-    for (step = steps; step[1]; step++) {
-        json_t *next = json_object_get(object, *step);
+    for (; (dot = strchr(path, '.')); path = dot + 1) {
+        g_autofree char *step = g_strndup(path, dot - path);
+        json_t *next = json_object_get(object, step);
 
         if (!json_is_object(next)) {
             next = json_object();
-            json_object_set_new(object, *step, next);
+            json_object_set_new(object, step, next);
         }
         object = next;
     }
-    if (json_is_object(value) && json_is_object(json_object_get(object, *step))) {
-        json_object_update(json_object_get(object, *step), value);
+    known = json_object_get(object, path);
+    if (json_is_object(value) && json_is_object(known)) {
+        json_object_update(known, value);
         json_decref(value);
     } else {
-        json_object_set_new(object, *step, value);
+        json_object_set_new(object, path, value);
     }
 }
 
@@ -135,9 +134,14 @@ bool image_name_has_protocol(const char *name)
     return name[n] == ':';
 }
 
+/* A file's name is any bytes, not always UTF-8. What is decoded from here gets them as they are. */
 static json_t *protocol_options(const char *driver, const char *filename)
 {
-    return json_pack("{s:s,s:s}", "driver", driver, "filename", filename);
+    json_t *options = json_object();
+
+    json_object_set_new(options, "driver", json_string(driver));
+    json_object_set_new(options, "filename", json_string_nocheck(filename));
+    return options;
 }
 
 static json_t *path_options(const char *path)

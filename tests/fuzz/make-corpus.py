@@ -380,6 +380,18 @@ def qmp_framing() -> Seeds:
     yield "bad-utf8", b'"\xc0\x80" "\xed\xa0\x80" "\xf4\x90\x80\x80" "\xe2\x82" "\xff'
 
 
+def image_name() -> Seeds:
+    """Bytes that are no UTF-8, and options with many steps."""
+    for name, bytes_ in ("latin", b"gr\xfcn.img"), ("none", b"\xff\xfe"):
+        yield name, bytes_
+        yield f"json-{name}", b'json:{"driver":"raw","file.filename":"' + bytes_ + b'"}'
+    for steps in (64, 1000):
+        yield f"dots-{steps}", f'json:{{"{"." * steps}":1}}'.encode()
+        yield f"steps-{steps}", f'json:{{"{"file." * steps}driver":"raw"}}'.encode()
+        yield f"braces-{steps}", ("json:" + '{"file":' * steps + "1" + "}" * steps).encode()
+    yield "list", ("json:{" + ",".join(f'"list.{n}":1' for n in range(2000)) + "}").encode()
+
+
 def keyval() -> Seeds:
     """Thousands of options, and keys with many steps."""
     pairs = ",".join(f"k{n}.x={n}" for n in range(2000))
@@ -555,6 +567,7 @@ def size() -> Seeds:
 
 
 TARGETS: dict[str, Callable[[], Seeds]] = {
+    "image-name": image_name,
     "keyval": keyval,
     "nbd-negotiation": nbd_negotiation,
     "nbd-tls": nbd_tls,

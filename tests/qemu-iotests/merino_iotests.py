@@ -33,7 +33,7 @@ Json = Any
 Message = dict[str, Json]
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILD = Path(os.environ.get("MERINO_BUILD", ROOT / "build"))
+BUILD = Path(os.environ.get("MERINO_BUILD", ROOT / "build")).resolve()
 
 # Long enough for a loaded machine and a sanitizer build; reaching it is a failure.
 DEADLINE_SECONDS = 60.0

@@ -47,6 +47,7 @@ static void names(void)
 
     refused(list, "b", 0, "Bitmap already exists: b");
     refused(list, "", 0, "Bitmap name cannot be empty");
+    refused(list, "\xff", 0, "Bitmap name is not valid UTF-8");
     refused(list, too_long, 0, words);
     add(list, longest, 0);
     add(list, NULL, 0);

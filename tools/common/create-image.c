@@ -26,6 +26,7 @@ typedef struct Making {
     const char *protocol; /* driver of the file; borrowed from constants */
     char *path;           /* of the file, without a protocol in front */
     CreateValues *values;
+    int64_t size;    /* of the disk, in whole sectors */
     bool open_ended; /* the error's last line is printed without a newline */
 } Making;
 
@@ -172,9 +173,18 @@ static bool look_at_backing(Making *making, GError **error)
 
 /* --- making --- */
 
+static bool makes_qcow2(const Making *making)
+{
+    return strcmp(making->asked->format, "qcow2") == 0;
+}
+
+/* The names of files are any bytes: what is decoded from here gets them as they are. */
 static json_t *file_node(const char *path)
 {
-    return json_pack("{s:s, s:s}", "driver", "file", "filename", path);
+    json_t *node = json_pack("{s:s}", "driver", "file");
+
+    json_object_set_new(node, "filename", json_string_nocheck(path));
+    return node;
 }
 
 /* Set `member` to an option's value, if it has one. */
@@ -183,7 +193,7 @@ static void pass(const Making *making, json_t *options, const char *member, cons
     const char *text = create_values_get(making->values, name);
 
     if (text) {
-        json_object_set_new(options, member, json_string(text));
+        json_object_set_new(options, member, json_string_nocheck(text));
     }
 }
 
@@ -217,9 +227,8 @@ static bool check_preallocation(const char *mode, GError **error)
 static int make_file(const Making *making, const char *path, bool whole, GError **error)
 {
     json_t *options = file_node(path);
-    int64_t size = create_values_number(making->values, "size", 0);
 
-    set_number(options, "size", whole ? align_up(size, SECTOR) : 0);
+    set_number(options, "size", whole ? making->size : 0);
     pass(making, options, "nocow", "nocow");
     pass(making, options, "extent-size-hint", "extent_size_hint");
     if (whole) {
@@ -237,13 +246,13 @@ static json_t *qcow2_options(const Making *making)
     const char *compat = create_values_get(making->values, "compat");
     json_t *options = json_pack("{s:s, s:o}", "driver", "qcow2", "file", file_node(making->path));
 
-    set_number(options, "size", align_up(create_values_number(making->values, "size", 0), SECTOR));
+    set_number(options, "size", making->size);
     if (compat) {
         const char *version = strcmp(compat, "0.10") == 0  ? "v2"
                               : strcmp(compat, "1.1") == 0 ? "v3"
                                                            : compat;
 
-        json_object_set_new(options, "version", json_string(version));
+        json_object_set_new(options, "version", json_string_nocheck(version));
     }
     pass(making, options, "backing-file", "backing_file");
     pass(making, options, "backing-fmt", "backing_fmt");
@@ -283,12 +292,31 @@ static int make_qcow2(const Making *making, GError **error)
     return ret;
 }
 
-static bool make_image(const Making *making, GError **error)
+/* Sizes that no disk has are refused in the words of the format. */
+static bool set_size(Making *making, GError **error)
+{
+    uint64_t size = (uint64_t)create_values_number(making->values, "size", 0);
+
+    if (size > INT64_MAX - (SECTOR - 1)) {
+        merino_error(error, "%s",
+                     makes_qcow2(making) ? "Could not resize image: Image size cannot be negative"
+                                         : "Could not resize file: Invalid argument");
+        return false;
+    }
+    making->size = align_up((int64_t)size, SECTOR);
+    return true;
+}
+
+static bool make_image(Making *making, GError **error)
 {
     GError *local = NULL;
-    int ret = strcmp(making->asked->format, "qcow2") == 0
-                  ? make_qcow2(making, &local)
-                  : make_file(making, making->path, true, &local);
+    int ret;
+
+    if (!set_size(making, error)) {
+        return false;
+    }
+    ret = makes_qcow2(making) ? make_qcow2(making, &local)
+                              : make_file(making, making->path, true, &local);
 
     if (ret == -EFBIG) {
         g_error_free(local);
