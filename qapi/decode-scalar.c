@@ -157,7 +157,7 @@ static bool decode_size(const DecodePath *path, const json_t *in, void *slot, GE
         return decode_wide(path, in, false, slot, error);
     }
     text = keyval_text(path, in, error);
-    return text && (size_parse(text, slot, NULL) || fail_expects_full(path, "size", error));
+    return text && (size_parse(text, slot) == 0 || fail_expects_full(path, "size", error));
 }
 
 static bool decode_number(const DecodePath *path, const json_t *in, double *ret, GError **error)

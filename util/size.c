@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "util/size.h"
 
-#include "util/error.h"
-
+#include <errno.h>
 #include <string.h>
 
 static const char suffixes[] = "bkmgtpe";
@@ -64,7 +63,7 @@ static int parse_suffix(const char *text)
     return suffix && !text[1] ? 10 * (int)(suffix - suffixes) : -1;
 }
 
-bool size_parse(const char *text, uint64_t *ret_size, GError **error)
+int size_parse(const char *text, uint64_t *ret_size)
 {
     const char *p = text;
     uint64_t whole, numerator = 0, denominator = 1;
@@ -79,7 +78,7 @@ bool size_parse(const char *text, uint64_t *ret_size, GError **error)
         p++;
     }
     if (!parse_digits(&p, &whole, &overflow, &hex)) {
-        goto malformed;
+        return -EINVAL;
     }
     if (*p == '.' && !hex) {
         p++;
@@ -88,43 +87,13 @@ bool size_parse(const char *text, uint64_t *ret_size, GError **error)
     }
     shift = parse_suffix(p);
     if (shift < 0 || (shift == 0 && fraction)) {
-        goto malformed;
+        return -EINVAL;
     }
     size =
         ((unsigned __int128)whole << shift) + ((unsigned __int128)numerator << shift) / denominator;
     if (overflow || size > UINT64_MAX) {
-        merino_error(error, "Size '%s' is too large", text);
-        return false;
+        return -ERANGE;
     }
     *ret_size = (uint64_t)size;
-    return true;
-
-malformed:
-    merino_error(error, "'%s' is not a size: it takes a number that may end in k, M, G, T, P or E",
-                 text);
-    return false;
-}
-
-char *size_format(uint64_t bytes)
-{
-    static const char *const units[] = { "bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB" };
-    unsigned unit = 0;
-    double value;
-    int decimals;
-
-    while (unit + 1 < G_N_ELEMENTS(units) && bytes >> (10 * unit) >= 1024) {
-        unit++;
-    }
-    if (unit == 0) {
-        return g_strdup_printf("%u %s", (unsigned)bytes, bytes == 1 ? "byte" : units[0]);
-    }
-    value = (double)bytes / (double)(UINT64_C(1) << (10 * unit));
-    decimals = value >= 100 ? 0 : value >= 10 ? 1 : 2;
-    g_autofree char *number = g_strdup_printf("%.*f", decimals, value);
-
-    /* "64" rather than "64.0" */
-    for (char *end = number + strlen(number) - 1; strchr(number, '.') && strchr("0.", *end);) {
-        *end-- = '\0';
-    }
-    return g_strdup_printf("%s %s", number, units[unit]);
+    return 0;
 }

@@ -148,6 +148,9 @@ int node_amend(BlockNode *node, const BlockAmendOptions *options, GError **error
                      node->driver->name);
         return -ENOTSUP;
     }
+    if (options->has_size && !node_check_size(options->size, error)) {
+        return -EINVAL;
+    }
     return run(&call);
 }
 

@@ -71,6 +71,20 @@ static bool truncate_drained(BlockBackend *backend, int64_t size, PreallocMode p
     return truncate.ok;
 }
 
+bool node_check_size(int64_t size, GError **error)
+{
+    if (size < 0) {
+        merino_error(error, "Image size cannot be negative");
+        return false;
+    }
+    if (size > SIZE_MAX_BYTES) {
+        merino_error(error, "offset(%" PRId64 ") exceeds maximum(%" PRId64 ")", size,
+                     SIZE_MAX_BYTES);
+        return false;
+    }
+    return true;
+}
+
 bool node_resize_preallocated(BlockNode *node, int64_t size, PreallocMode prealloc, GError **error)
 {
     BlockBackend *backend;
@@ -80,9 +94,7 @@ bool node_resize_preallocated(BlockNode *node, int64_t size, PreallocMode preall
         merino_error(error, "Parameter 'size' expects a >0 size");
         return false;
     }
-    if (size > SIZE_MAX_BYTES) {
-        merino_error(error, "offset(%" PRId64 ") exceeds maximum(%" PRId64 ")", size,
-                     SIZE_MAX_BYTES);
+    if (!node_check_size(size, error)) {
         return false;
     }
     backend = backend_new("an unnamed block device", PERM_RESIZE, PERM_ALL);

@@ -154,6 +154,9 @@ bool node_add(const BlockdevOptions *options, GError **error);
 bool node_delete(const char *node_name, GError **error);
 bool node_reopen(const BlockdevOptionsList *options, GError **error);
 
+/* Whether a disk may have that size: neither negative nor so large that rounding overflows. */
+bool node_check_size(int64_t size, GError **error);
+
 /* block_resize. Refused for busy bitmaps and without resize permission. */
 bool node_resize(BlockNode *node, int64_t size, GError **error);
 /* The same, with what is new allocated as `prealloc` says; not for shrinking. */

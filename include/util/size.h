@@ -15,12 +15,9 @@
 #define GiB (INT64_C(1) << 30)
 #define TiB (INT64_C(1) << 40)
 
-/* Parse the whole of `text`. False and an error in words on anything else, negative or too large
- * (above UINT64_MAX). `*ret_size` is written only on success. */
-bool size_parse(const char *text, uint64_t *ret_size, GError **error);
-
-/* "64 KiB", "1.5 GiB", "512 bytes": what people read. Caller frees. */
-char *size_format(uint64_t bytes);
+/* Parse the whole of `text`: 0, -ERANGE above UINT64_MAX, or -EINVAL for anything else, also for
+ * what is negative. `*ret_size` is written only on success. */
+int size_parse(const char *text, uint64_t *ret_size);
 
 static inline bool is_power_of_2(uint64_t value)
 {

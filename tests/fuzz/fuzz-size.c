@@ -6,6 +6,7 @@
 #include "text.h"
 #include "util/size.h"
 
+#include <errno.h>
 #include <string.h>
 
 /* Digits that fit 128 bits with any suffix. */
@@ -41,18 +42,15 @@ static bool twin_parse(const char *text, unsigned __int128 *ret_size)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     g_autofree char *text = fuzz_text(data, size);
-    g_autofree char *shown = NULL;
     unsigned __int128 expected;
-    GError *error = NULL;
     uint64_t bytes = 12345;
-    bool ok = size_parse(text, &bytes, &error);
+    int ret = size_parse(text, &bytes);
+    bool ok = ret == 0;
 
-    fuzz_check_outcome(ok, error);
+    g_assert(ok || ret == -EINVAL || ret == -ERANGE);
     g_assert(ok || bytes == 12345);
     if (twin_parse(text, &expected)) {
         g_assert(ok == (expected <= UINT64_MAX) && (!ok || bytes == expected));
     }
-    shown = size_format(bytes);
-    g_assert(*shown);
     return 0;
 }

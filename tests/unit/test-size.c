@@ -1,27 +1,23 @@
 /* SPDX-License-Identifier: MIT */
-/* Sizes are parsed to the byte, refused in words, and written for people. */
+/* Sizes are parsed to the byte, or refused. */
 #include "util/size.h"
+
+#include <errno.h>
 
 static void check_parse(const char *text, uint64_t expected)
 {
-    g_autoptr(GError) error = NULL;
     uint64_t size = 0;
 
-    size_parse(text, &size, &error);
-    g_assert_no_error(error);
+    g_assert_cmpint(size_parse(text, &size), ==, 0);
     g_assert_cmpuint(size, ==, expected);
 }
 
-static void check_refused(const char *text, const char *words)
+static void check_refused(const char *text, int why)
 {
-    g_autoptr(GError) error = NULL;
     uint64_t size = 42;
 
-    g_assert_false(size_parse(text, &size, &error));
-    g_assert_nonnull(error);
-    g_assert_nonnull(strstr(error->message, words));
+    g_assert_cmpint(size_parse(text, &size), ==, why);
     g_assert_cmpuint(size, ==, 42);
-    g_assert_false(size_parse(text, &size, NULL));
 }
 
 static void plain_numbers(void)
@@ -67,40 +63,17 @@ static void malformed_text_is_refused(void)
                                          "1e2", "x10", "++1",  "1,5k",   "0x1.8k" };
 
     for (size_t i = 0; i < G_N_ELEMENTS(texts); i++) {
-        check_refused(texts[i], "is not a size");
+        check_refused(texts[i], -EINVAL);
     }
 }
 
 static void too_large_is_refused(void)
 {
-    check_refused("16E", "too large");
-    check_refused("18446744073709551616", "too large");
-    check_refused("99999999999999999999999999999999", "too large");
-    check_refused("0x10000000000000000", "too large");
-    check_refused("18446744073709551615k", "too large");
-}
-
-static void check_format(uint64_t bytes, const char *expected)
-{
-    g_autofree char *text = size_format(bytes);
-
-    g_assert_cmpstr(text, ==, expected);
-}
-
-static void formats_for_people(void)
-{
-    check_format(0, "0 bytes");
-    check_format(1, "1 byte");
-    check_format(512, "512 bytes");
-    check_format(1023, "1023 bytes");
-    check_format(1024, "1 KiB");
-    check_format(64 * KiB, "64 KiB");
-    check_format(100 * KiB, "100 KiB");
-    check_format(3 * GiB / 2, "1.5 GiB");
-    check_format(1234567, "1.18 MiB");
-    check_format(10 * MiB + 512 * KiB, "10.5 MiB");
-    check_format(TiB, "1 TiB");
-    check_format(UINT64_MAX, "16 EiB");
+    check_refused("16E", -ERANGE);
+    check_refused("18446744073709551616", -ERANGE);
+    check_refused("99999999999999999999999999999999", -ERANGE);
+    check_refused("0x10000000000000000", -ERANGE);
+    check_refused("18446744073709551615k", -ERANGE);
 }
 
 static void alignment_arithmetic(void)
@@ -125,7 +98,6 @@ int main(int argc, char **argv)
     g_test_add_func("/size/fractions-are-exact", fractions_are_exact);
     g_test_add_func("/size/malformed-text-is-refused", malformed_text_is_refused);
     g_test_add_func("/size/too-large-is-refused", too_large_is_refused);
-    g_test_add_func("/size/formats-for-people", formats_for_people);
     g_test_add_func("/size/alignment-arithmetic", alignment_arithmetic);
     return g_test_run();
 }

@@ -160,8 +160,14 @@ void create_values_free(CreateValues *values)
 
 static bool parse_size(const char *name, const char *text, uint64_t *ret, GError **error)
 {
-    if (size_parse(text, ret, NULL)) {
+    int parsed = size_parse(text, ret);
+
+    if (parsed == 0) {
         return true;
+    }
+    if (parsed == -ERANGE) {
+        merino_error(error, "Value '%s' is out of range for parameter '%s'", text, name);
+        return false;
     }
     merino_error(error, "Parameter '%s' expects a non-negative number below 2^64", name);
     merino_error_hint(error, "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, "

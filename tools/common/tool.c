@@ -11,8 +11,8 @@
 #include "util/event-loop.h"
 #include "util/size.h"
 
+#include <errno.h>
 #include <stdio.h>
-#include <string.h>
 
 static GSource *loop_source;
 
@@ -85,20 +85,19 @@ void tool_report(GError *error, const char *format, ...)
 
 int64_t tool_parse_size(const char *what, const char *text)
 {
-    GError *error = NULL;
-    uint64_t size;
+    uint64_t size = 0;
+    int ret = size_parse(text, &size);
 
-    if (size_parse(text, &size, &error) && size <= INT64_MAX) {
+    if (ret == 0 && size <= INT64_MAX) {
         return (int64_t)size;
     }
-    if (!error || strstr(error->message, "too large")) {
+    if (ret != -EINVAL) {
         tool_error("Invalid %s specified. Must be between 0 and %" G_GINT64_FORMAT ".", what,
                    INT64_MAX);
     } else {
         tool_error("Invalid %s specified. You may use k, M, G, T, P or E suffixes for", what);
         tool_error("kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.");
     }
-    g_clear_error(&error);
     return -1;
 }
 

@@ -169,7 +169,7 @@ static bool map_image(const ImageSource *source, int64_t start, int64_t max_leng
         return false;
     }
     end = backend_size(image);
-    if (max_length >= 0 && start + max_length < end) {
+    if (max_length >= 0 && max_length < end - start) {
         end = start + max_length;
     }
     if (json) {

@@ -20,28 +20,36 @@ static const struct option options[] = {
 };
 
 typedef struct Change {
-    int64_t size; /* or the difference */
-    int sign;     /* of the difference; 0: there is none */
+    uint64_t size; /* or the difference */
+    int sign;      /* of the difference; 0: there is none */
     bool shrink;
     PreallocMode preallocation;
 } Change;
 
 static bool parse_change(const char *text, Change *ret)
 {
-    uint64_t size;
-
     if (*text == '+' || *text == '-') {
         ret->sign = *text == '+' ? 1 : -1;
         text++;
     }
-    if (!size_parse(text, &size, NULL)) {
+    if (size_parse(text, &ret->size) < 0) {
         tool_error("Parameter 'size' expects a non-negative number below 2^64\n"
                    "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
                    "and exabytes, respectively.");
         return false;
     }
-    ret->size = (int64_t)size;
     return true;
+}
+
+/* -1: more than any disk has, or less. */
+static int64_t new_size(const Change *change, int64_t now)
+{
+    int64_t size;
+    bool overflow = change->sign < 0
+                        ? __builtin_sub_overflow(now, change->size, &size)
+                        : __builtin_add_overflow(change->sign ? now : 0, change->size, &size);
+
+    return overflow ? -1 : size;
 }
 
 static bool check_size(const Change *change, int64_t now, int64_t size)
@@ -75,7 +83,7 @@ static bool resize_image(const ImageSource *source, const Change *change)
         return false;
     }
     now = backend_size(image);
-    size = change->sign ? now + change->sign * change->size : change->size;
+    size = new_size(change, now);
     ok = check_size(change, now, size);
     if (ok && !node_resize_preallocated(backend_node(image), size, change->preallocation, &error)) {
         tool_report(error, NULL);
