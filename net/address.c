@@ -52,6 +52,12 @@ static bool choose_family(const InetSocketAddress *address, int *ret_family, GEr
     return true;
 }
 
+bool net_wants_both(const InetSocketAddress *address)
+{
+    return (!address->has_ipv4 && !address->has_ipv6) ||
+           (address->has_ipv4 && address->ipv4 && address->has_ipv6 && address->ipv6);
+}
+
 struct addrinfo *net_resolve(const InetSocketAddress *address, int flags, GError **error)
 {
     struct addrinfo hints = { .ai_flags = flags, .ai_socktype = SOCK_STREAM };

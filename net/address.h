@@ -17,6 +17,9 @@ bool net_is_abstract(const UnixSocketAddress *address);
 bool net_unix_address(const UnixSocketAddress *address, struct sockaddr_un *ret_un,
                       socklen_t *ret_length, GError **error);
 
+/* Whether no family of addresses is preferred to the other. */
+bool net_wants_both(const InetSocketAddress *address);
+
 /* All that a host and port stand for, at least one; free with freeaddrinfo(). `flags` are
  * getaddrinfo()'s. Blocks while names are looked up. */
 struct addrinfo *net_resolve(const InetSocketAddress *address, int flags, GError **error);

@@ -104,8 +104,32 @@ static in_port_t *port_of(struct sockaddr *address)
                                           : &((struct sockaddr_in *)address)->sin_port;
 }
 
+/* Whether "::" stands for IPv4, too: unless an option speaks against it, or a socket of its own is
+ * for that. */
+static bool is_for_both(const InetSocketAddress *address, const struct addrinfo *found)
+{
+    bool has_ipv4 = false;
+
+    for (; found; found = found->ai_next) {
+        has_ipv4 |= found->ai_family == AF_INET;
+    }
+    return !has_ipv4 && net_wants_both(address);
+}
+
+/* Where only IPv4's port is taken already, IPv6's will do. */
+static bool bind_to(int fd, const struct sockaddr *to, socklen_t length, bool both)
+{
+    int only = !both;
+
+    if (to->sa_family == AF_INET6) {
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only, sizeof(only));
+    }
+    return bind(fd, to, length) == 0 || (to->sa_family == AF_INET6 && both && errno == EADDRINUSE &&
+                                         bind_to(fd, to, length, false));
+}
+
 /* A socket for one resolved address; -errno. */
-static int bind_inet(const struct addrinfo *info, const struct sockaddr *to)
+static int bind_inet(const struct addrinfo *info, const struct sockaddr *to, bool both)
 {
     int fd = socket(info->ai_family, SOCKET_FLAGS, info->ai_protocol);
     int on = 1;
@@ -115,10 +139,7 @@ static int bind_inet(const struct addrinfo *info, const struct sockaddr *to)
         return -errno;
     }
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    if (info->ai_family == AF_INET6) {
-        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
-    }
-    if (bind(fd, to, info->ai_addrlen) == 0 && listen(fd, SOMAXCONN) == 0) {
+    if (bind_to(fd, to, info->ai_addrlen, both) && listen(fd, SOMAXCONN) == 0) {
         return fd;
     }
     err = errno;
@@ -127,7 +148,8 @@ static int bind_inet(const struct addrinfo *info, const struct sockaddr *to)
 }
 
 /* All addresses at one port. False, with nothing left open, and the reason in `ret_err`. */
-static bool bind_all(const struct addrinfo *found, uint16_t port, GArray *fds, int *ret_err)
+static bool bind_all(const struct addrinfo *found, bool both, uint16_t port, GArray *fds,
+                     int *ret_err)
 {
     for (const struct addrinfo *info = found; info; info = info->ai_next) {
         struct sockaddr_storage to = { 0 };
@@ -136,7 +158,7 @@ static bool bind_all(const struct addrinfo *found, uint16_t port, GArray *fds, i
 
         memcpy(&to, info->ai_addr, info->ai_addrlen);
         *port_of((struct sockaddr *)&to) = htons(port);
-        fd = bind_inet(info, (struct sockaddr *)&to);
+        fd = bind_inet(info, (struct sockaddr *)&to, both);
         if ((fd == -EAFNOSUPPORT || fd == -EADDRNOTAVAIL) && (info->ai_next || fds->len)) {
             continue;
         }
@@ -170,7 +192,7 @@ static bool listen_inet(const InetSocketAddress *address, GArray *fds, GError **
     first = ntohs(*port_of(found->ai_addr));
     last = address->has_to ? MAX(address->to, first) : first;
     for (unsigned port = first; !ok && port <= last; port++) {
-        ok = bind_all(found, (uint16_t)port, fds, &err);
+        ok = bind_all(found, is_for_both(address, found), (uint16_t)port, fds, &err);
         if (!ok && err != EADDRINUSE) {
             break;
         }

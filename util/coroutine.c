@@ -112,10 +112,11 @@ static void wake_sleeper(void *opaque)
 
 void coroutine_fn coroutine_sleep_ns(int64_t ns)
 {
+    int64_t now = event_loop_now_ns();
     EventTimer timer;
 
     timer_init(&timer, current->home, wake_sleeper, current);
-    event_timer_set(&timer, event_loop_now_ns() + MAX(ns, 0));
+    event_timer_set(&timer, ns > INT64_MAX - now ? INT64_MAX : now + MAX(ns, 0));
     coroutine_yield();
 }
 

@@ -485,6 +485,24 @@ static void hammered_by_thousands(void)
     hammer(500, 10);
 }
 
+static void sleep_for_ever(void *opaque)
+{
+    coroutine_sleep_ns(INT64_MAX);
+    *(bool *)opaque = true;
+}
+
+/* It sleeps on when the test is over. */
+static void the_longest_sleep_does_not_end(void)
+{
+    static bool ended;
+
+    coroutine_start(sleep_for_ever, &ended);
+    for (int i = 0; i < 10; i++) {
+        event_loop_poll(event_loop_main(), false);
+    }
+    g_assert_false(ended);
+}
+
 int main(int argc, char **argv)
 {
     const char *given = getenv("MERINO_TEST_SEED");
@@ -512,6 +530,7 @@ int main(int argc, char **argv)
     g_test_add_func("/co-lock/mutex-is-fair", mutex_is_fair);
     g_test_add_func("/co-lock/hammered-by-few-for-long", hammered_by_few_for_long);
     g_test_add_func("/co-lock/hammered-by-thousands", hammered_by_thousands);
+    g_test_add_func("/coroutine/the-longest-sleep-does-not-end", the_longest_sleep_does_not_end);
     ret = g_test_run();
     g_string_free(trace, TRUE);
     return ret;
