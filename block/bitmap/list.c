@@ -265,6 +265,20 @@ HBitmap *bitmap_bits(DirtyBitmap *bitmap)
     return bitmap->bits;
 }
 
+HBitmap *bitmap_lock_bits(DirtyBitmap *bitmap)
+{
+    g_mutex_lock(&bitmap->list->lock);
+    if (atomic_load_explicit(&bitmap->records, memory_order_acquire)) {
+        fold(bitmap->list);
+    }
+    return bitmap->bits;
+}
+
+void bitmap_unlock_bits(DirtyBitmap *bitmap)
+{
+    list_unlock(bitmap->list);
+}
+
 bool list_should_record(const DirtyBitmap *bitmap)
 {
     return bitmap->state.enabled && !bitmap->state.read_only && !bitmap->state.inconsistent;

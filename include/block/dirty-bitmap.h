@@ -248,4 +248,9 @@ void bitmap_reset_range(DirtyBitmap *bitmap, int64_t offset, int64_t bytes);
 /* The bits, with every write acknowledged so far folded in. Valid until a verb runs. Any thread. */
 HBitmap *bitmap_bits(DirtyBitmap *bitmap);
 
+/* The same for who is not behind a door of the disk, which so may grow meanwhile: it keeps its size
+ * until the unlock. Not over a yield. */
+HBitmap *bitmap_lock_bits(DirtyBitmap *bitmap);
+void bitmap_unlock_bits(DirtyBitmap *bitmap);
+
 #endif

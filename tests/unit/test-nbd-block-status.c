@@ -316,6 +316,53 @@ static void test_live_bitmap(void)
     tear_down();
 }
 
+typedef struct Growth {
+    BlockBackend *user;
+    int64_t offset;
+} Growth;
+
+/* As a format does it. */
+static void coroutine_fn grow_file(void *opaque)
+{
+    const Growth *growth = opaque;
+    char bytes[4096] = { 1 };
+
+    backend_co_enter(growth->user);
+    g_assert_cmpint(
+        child_co_pwrite(backend_root(growth->user), growth->offset, sizeof(bytes), bytes, 0), ==,
+        0);
+    backend_leave(growth->user);
+}
+
+/* The bitmap is of a file that is no part of the export, and that grows while it is looked at. */
+static void test_bitmap_of_a_growing_node(void)
+{
+    BitmapAddOptions options = { .name = "b", .granularity = 4096 };
+    g_autofree char *path = temp_file("grows", 4096);
+    BlockNode *file = add_node("{'driver':'file','node-name':'f','filename':'%s'}", path);
+    BlockBackend *writer = open_user(file, PERM_CONSISTENT_READ | PERM_WRITE | PERM_RESIZE);
+
+    disk = add_node("{'driver':'null-co','node-name':'d','size':%" G_GINT64_FORMAT "}", SIZE);
+    bitmap_add(file->bitmaps, &options, NULL, NULL);
+    start_server(0, 0);
+    add_export("{'type':'nbd','id':'e','node-name':'d','writable':true,'iothread':'io',"
+               "'bitmaps':[{'node':'f','name':'b'}]}");
+    client_open(&client, true, true);
+    client_go(&client, "d", "qemu:dirty-bitmap:b");
+    for (int i = 1; i <= 200; i++) {
+        Growth growth = { writer, i * 4096 };
+
+        client_request(&client, NBD_CMD_BLOCK_STATUS, 0, 1, 0, SIZE);
+        coroutine_run(grow_file, &growth);
+        run_main_until(bitmap_list_size(file->bitmaps) == growth.offset + 4096);
+        g_free(collect());
+    }
+    assert_text(status(0, 0, SIZE), "2: 4096/0 819200/1 3371008/0");
+    backend_free(writer);
+    tear_down();
+    delete_node("f");
+}
+
 static void add_in_both_forms(const char *name, GTestDataFunc fn)
 {
     g_autofree char *compact = g_strdup_printf("/nbd-block-status/%s/structured", name);
@@ -339,5 +386,6 @@ int main(int argc, char **argv)
     g_test_add_func("/nbd-block-status/bitmap-refusals", test_bitmap_refusals);
     g_test_add_func("/nbd-block-status/filtered-node", test_bitmaps_of_the_filtered_node);
     g_test_add_func("/nbd-block-status/live-bitmap", test_live_bitmap);
+    g_test_add_func("/nbd-block-status/growing-node", test_bitmap_of_a_growing_node);
     return nbd_harness_run();
 }

@@ -97,33 +97,42 @@ static int64_t add_areas(NbdExtents *extents, const HBitmapArea *areas, size_t n
     return offset;
 }
 
-/*
- * The bits are asked directly: the writes acknowledged so far are folded in once, not anew for each
- * extent. A bitmap of a smaller disk than the export's is clean beyond its end.
- */
-void nbd_extents_add_bitmap(NbdExtents *extents, DirtyBitmap *bitmap, int64_t offset, int64_t bytes)
+/* What lies in the bitmap of [offset, end), with its bits locked. Returns where that ends. */
+static int64_t add_known(NbdExtents *extents, const HBitmap *bits, int shift, int64_t offset,
+                         int64_t end)
 {
-    const HBitmap *bits = bitmap_bits(bitmap);
-    int shift = __builtin_ctzll((uint64_t)bitmap_granularity(bitmap));
-    int64_t end = offset + bytes;
-    int64_t known_end = MIN(end, bitmap_size(bitmap));
-    uint64_t end_bit = ((uint64_t)known_end + (uint64_t)bitmap_granularity(bitmap) - 1) >> shift;
+    uint64_t end_bit = ((uint64_t)(end - 1) >> shift) + 1;
     uint64_t bit = (uint64_t)offset >> shift;
     HBitmapArea areas[AREAS];
-    size_t wanted, n = 0;
+    size_t wanted, n;
 
-    if (offset >= known_end) {
-        nbd_extents_add(extents, (uint64_t)bytes, 0);
-        return;
-    }
     do {
         wanted = MIN(AREAS, (size_t)(extents->max - extents->n) / 2 + 1);
         n = bit < end_bit ? hbitmap_dirty_areas(bits, bit, end_bit, areas, wanted) : 0;
-        offset = add_areas(extents, areas, n, shift, offset, known_end);
+        offset = add_areas(extents, areas, n, shift, offset, end);
         if (n) {
             bit = areas[n - 1].start + areas[n - 1].len;
         }
     } while (!extents->full && n == wanted);
+    return offset;
+}
+
+/*
+ * The bits are asked directly: the writes acknowledged so far are folded in once, not anew for each
+ * extent. The bitmap's disk may be another than the export's: a bitmap of a smaller one is clean
+ * beyond its end, and none of those that grow does so meanwhile.
+ */
+void nbd_extents_add_bitmap(NbdExtents *extents, DirtyBitmap *bitmap, int64_t offset, int64_t bytes)
+{
+    const HBitmap *bits = bitmap_lock_bits(bitmap);
+    int shift = __builtin_ctzll((uint64_t)bitmap_granularity(bitmap));
+    int64_t end = offset + bytes;
+    int64_t known_end = MIN(end, bitmap_size(bitmap));
+
+    if (offset < known_end) {
+        offset = add_known(extents, bits, shift, offset, known_end);
+    }
+    bitmap_unlock_bits(bitmap);
     if (offset < end && !extents->full) {
         nbd_extents_add(extents, (uint64_t)(end - offset), 0);
     }
