@@ -44,18 +44,19 @@ int coroutine_fn qcow2_move_reftable(Qcow2 *q, uint32_t entries)
     return 0;
 }
 
-/* Room for at least `need` entries, with a reserve that also counts the new table itself. */
+uint32_t qcow2_reftable_room(const Qcow2 *q, int64_t need)
+{
+    int64_t entries = align_up(need + need / 8 + 8, q->cluster_size / 8);
+
+    return (uint32_t)MIN(entries, QCOW2_MAX_REFTABLE_BYTES / 8);
+}
+
 static int coroutine_fn grow_reftable(Qcow2 *q, int64_t need)
 {
-    int64_t per_cluster = q->cluster_size / 8;
-    int64_t entries =
-        MAX(q->reftable.entries + (int64_t)q->reftable.entries / 2, need + need / 8 + 8);
+    uint32_t entries =
+        qcow2_reftable_room(q, MAX(q->reftable.entries + (int64_t)q->reftable.entries / 4, need));
 
-    entries = (entries + per_cluster - 1) / per_cluster * per_cluster;
-    if (entries * 8 > QCOW2_MAX_REFTABLE_BYTES) {
-        entries = QCOW2_MAX_REFTABLE_BYTES / 8;
-    }
-    return need > entries ? -EFBIG : qcow2_move_reftable(q, (uint32_t)entries);
+    return need > entries ? -EFBIG : qcow2_move_reftable(q, entries);
 }
 
 /* --- refcount blocks --- */
@@ -110,11 +111,14 @@ static int64_t blocks_for(Qcow2 *q, int64_t first, int64_t n)
     return blocks;
 }
 
-/* Take blocks away again that lie in these clusters; nothing of them was written. */
-static void unplace_refblocks(Qcow2 *q, int64_t first_index, int64_t host, int64_t bytes)
+/* Take blocks away again that were placed behind the clusters; nothing of them was written. */
+static void unplace_refblocks(Qcow2 *q, int64_t first, int64_t n, int64_t blocks)
 {
+    int64_t host = (first + n) << q->header.cluster_bits;
+    int64_t bytes = blocks << q->header.cluster_bits;
+
     g_mutex_lock(&q->table_lock);
-    for (int64_t i = first_index; i < q->reftable.entries; i++) {
+    for (int64_t i = first >> q->refblock_bits; i < q->reftable.entries; i++) {
         int64_t block = (int64_t)(q->reftable.entry[i] & QCOW2_REFTABLE_OFFSET_MASK);
 
         if (block >= host && block < host + bytes) {
@@ -140,19 +144,22 @@ static int coroutine_fn place_refblocks(Qcow2 *q, int64_t first, int64_t n, int6
         ret = qcow2_refcount_add(q, first + n, blocks, 1);
     }
     if (ret < 0) {
-        unplace_refblocks(q, index, (first + n) << q->header.cluster_bits,
-                          blocks << q->header.cluster_bits);
+        unplace_refblocks(q, first, n, blocks);
     }
     return ret;
 }
 
 /* --- runs of clusters --- */
 
+static void raise_meta_end(Qcow2 *q, int64_t end_cluster)
+{
+    q->meta_end = MAX(q->meta_end, end_cluster << q->header.cluster_bits);
+}
+
 /* Take clusters that are known to be free and to be counted. */
 static int coroutine_fn take(Qcow2 *q, int64_t first, int64_t n, bool *ret_fresh)
 {
-    int64_t end = (first + n) << q->header.cluster_bits;
-    int64_t mark = atomic_load(&q->meta_end);
+    int64_t end = MAX(q->meta_end, node_size(q->node->file->node));
     int ret =
         qcow2_check_overlap(q, 0, first << q->header.cluster_bits, n << q->header.cluster_bits);
 
@@ -162,17 +169,27 @@ static int coroutine_fn take(Qcow2 *q, int64_t first, int64_t n, bool *ret_fresh
     if (ret < 0) {
         return ret;
     }
-    *ret_fresh = first << q->header.cluster_bits >= MAX(mark, node_size(q->node->file->node));
-    if (end > mark) {
-        atomic_store(&q->meta_end, end);
-        if (!has_data_file(q)) {
-            atomic_store(&q->host_end, end);
-        }
-    }
+    *ret_fresh = first << q->header.cluster_bits >= end;
+    raise_meta_end(q, first + n);
     if (first <= q->free_hint) {
         q->free_hint = first + n;
     }
     return 0;
+}
+
+/* Take clusters behind which blocks were placed; which go again when that fails. */
+static int coroutine_fn take_before(Qcow2 *q, int64_t first, int64_t n, int64_t blocks,
+                                    bool *ret_fresh)
+{
+    int ret = take(q, first, n, ret_fresh);
+
+    if (ret == 0) {
+        raise_meta_end(q, first + n + blocks);
+    } else if (blocks > 0) {
+        qcow2_refcount_add(q, first + n, blocks, -1); /* dirty, so in memory */
+        unplace_refblocks(q, first, n, blocks);
+    }
+    return ret;
 }
 
 /* How much of a free run of `n` clusters to take, where blocks may be missing. */
@@ -252,21 +269,9 @@ static int64_t coroutine_fn take_run(Qcow2 *q, const char *what, int64_t min, in
             }
             ret = ret ? ret : place_refblocks(q, first, n, blocks);
         }
-        ret = ret ? ret : take(q, first, n, ret_fresh);
-        if (ret < 0) {
-            return ret;
-        }
-        if (blocks > 0 && !has_data_file(q)) {
-            /* The blocks behind are used as well. */
-            atomic_store(&q->host_end, MAX(atomic_load(&q->host_end),
-                                           (first + n + blocks) << q->header.cluster_bits));
-        }
-        if (blocks > 0) {
-            atomic_store(&q->meta_end, MAX(atomic_load(&q->meta_end),
-                                           (first + n + blocks) << q->header.cluster_bits));
-        }
+        ret = ret ? ret : take_before(q, first, n, blocks, ret_fresh);
         *ret_n = n;
-        return first;
+        return ret < 0 ? ret : first;
     }
 }
 

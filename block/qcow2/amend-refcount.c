@@ -236,9 +236,8 @@ static int coroutine_fn go_over(Qcow2 *q, GArray *old, GError **error)
 {
     int ret;
 
-    qcow2_tables_close(q);
     qcow2_set_geometry(q);
-    if (!qcow2_tables_open(q, error)) {
+    if (!qcow2_tables_reload(q, error)) {
         return -EIO;
     }
     qcow2_overlap_refresh(q);

@@ -56,8 +56,8 @@ Qcow2BitmapInfoList *qcow2_bitmaps_info(Qcow2 *q);
  * For the image's check: every cluster that the bitmaps refer to, and every fault. `used` is called
  * with what belongs to whom ("bitmap directory", "table of bitmap 'x'", ...), once for each
  * reference; `fault` with a sentence about something that is wrong. Ranges that cannot be (not
- * aligned, beyond the file) are faults and are not `used`. Reads the file again. Returns the number
- * of faults, or -errno when the file could not be read.
+ * aligned, beyond the file) are faults and are not `used`. Reads the file again; what cannot be
+ * read is a fault. Returns the number of faults.
  */
 typedef struct Qcow2BitmapCheck {
     void (*used)(int64_t host, int64_t bytes, const char *what, void *opaque); /* or NULL */

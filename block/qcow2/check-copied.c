@@ -89,7 +89,8 @@ int coroutine_fn check_copied_flags(Qcow2Check *check)
     bool changed = false;
     int ret;
 
-    check->mends_flags = (check->fix & CHECK_FIX_ERRORS) || (check->fix && nothing_else);
+    check->mends_flags =
+        !check->hidden && ((check->fix & CHECK_FIX_ERRORS) || (check->fix && nothing_else));
     if (!table || !l1) {
         return -ENOMEM;
     }

@@ -224,6 +224,14 @@ static void check_entry(L2Walk *walk, int64_t index)
     }
 }
 
+/* What could not be read refers to nobody knows what. */
+static void read_failed(Qcow2Check *check, const char *words)
+{
+    check_say(check, "ERROR: %s", words);
+    check->result->check_errors++;
+    check->hidden = true;
+}
+
 static int coroutine_fn check_l2(L2Walk *walk)
 {
     Qcow2 *q = walk->check->q;
@@ -231,8 +239,7 @@ static int coroutine_fn check_l2(L2Walk *walk)
 
     *walk->expected = 0;
     if (ret < 0) {
-        check_say(walk->check, "ERROR: I/O error in check_refcounts_l2");
-        walk->check->result->check_errors++;
+        read_failed(walk->check, "I/O error in check_refcounts_l2");
         return 0;
     }
     for (int64_t i = 0; i < INT64_C(1) << q->l2_bits; i++) {
@@ -287,8 +294,7 @@ int coroutine_fn check_count_l1(Qcow2Check *check, int64_t host, uint32_t entrie
     }
     check_count_range(check, host, bytes);
     if (qcow2_meta_read(q, host, table, bytes) < 0) {
-        check_say(check, "ERROR: I/O error in check_refcounts_l1");
-        check->result->check_errors++;
+        read_failed(check, "I/O error in check_refcounts_l1");
         return 0;
     }
     for (uint32_t i = 0; i < entries && ret == 0; i++) {
@@ -304,24 +310,22 @@ static void count_bitmap_range(int64_t host, int64_t bytes, const char *what, vo
     check_count_range(opaque, host, bytes);
 }
 
+/* What a broken bitmap refers to is not all known. */
 static void say_bitmap_fault(const char *words, void *opaque)
 {
     Qcow2Check *check = opaque;
 
     check_corruption(check, "ERROR %s", words);
+    check->hidden = check->hidden || !check->preparing;
 }
 
 /* Faults of bitmaps are mended before anything is counted, so those that are left count as found.
  */
-static int coroutine_fn check_bitmaps(Qcow2Check *check)
+static void coroutine_fn check_bitmaps(Qcow2Check *check)
 {
     Qcow2BitmapCheck walk = { count_bitmap_range, say_bitmap_fault, check, check->preparing };
 
-    if (qcow2_bitmaps_check(check->q, &walk) < 0) {
-        check_say(check, "ERROR: bitmaps could not be read");
-        check->result->check_errors++;
-    }
-    return 0;
+    qcow2_bitmaps_check(check->q, &walk);
 }
 
 int coroutine_fn check_count_references(Qcow2Check *check)
@@ -329,13 +333,14 @@ int coroutine_fn check_count_references(Qcow2Check *check)
     Qcow2 *q = check->q;
     int ret;
 
+    check->hidden = false;
     check_count_range(check, 0, q->cluster_size);
     ret = check_count_l1(check, q->header.l1_offset, q->header.l1_entries, true);
     if (ret == 0) {
         ret = check_count_snapshots(check);
     }
     if (ret == 0) {
-        ret = check_bitmaps(check);
+        check_bitmaps(check);
     }
     return ret;
 }

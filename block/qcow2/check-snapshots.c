@@ -178,7 +178,6 @@ int coroutine_fn check_count_snapshots(Qcow2Check *check)
     uint32_t n = MIN(check->q->header.n_snapshots, QCOW2_MAX_SNAPSHOTS), there = check->snapshots.n;
     int ret = 0;
 
-    check->hidden = false;
     for (uint32_t i = 0; i < there && ret == 0; i++) {
         ret = count_entry(check, i);
     }

@@ -73,8 +73,7 @@ static int coroutine_fn reload_tables(Qcow2Check *check)
 {
     g_autoptr(GError) error = NULL;
 
-    qcow2_tables_close(check->q);
-    if (!qcow2_tables_open(check->q, &error)) {
+    if (!qcow2_tables_reload(check->q, &error)) {
         check_say(check, "ERROR: %s", error->message);
         return -EIO;
     }
@@ -94,6 +93,9 @@ static int coroutine_fn rebuild(Qcow2Check *check, const BlockCheckResult *befor
     check->result = &unheard;
     ret = check_count_references(check);
     check->result = result;
+    if (ret == 0 && check->hidden) {
+        ret = -EIO;
+    }
     if (ret == 0) {
         ret = repair_rebuild_refcounts(check);
     }

@@ -107,16 +107,19 @@ static bool is_sane(Qcow2 *q, const Qcow2Snapshot *snapshot)
            (int64_t)snapshot->l1_entries * 8 <= QCOW2_MAX_L1_BYTES;
 }
 
-/* The tables of a snapshot: its L1, and if that is wanted what it refers to. */
-static void coroutine_fn add_snapshot(Qcow2 *q, const Qcow2Snapshot *snapshot)
+/* The tables of a snapshot: its L1, and if that is wanted what it refers to. `left` is how many
+ * clusters the file has for them: tables that share clusters are damage, and take no more time than
+ * others. */
+static void coroutine_fn add_snapshot(Qcow2 *q, const Qcow2Snapshot *snapshot, int64_t *left)
 {
     int64_t bytes = (int64_t)snapshot->l1_entries * 8;
     int64_t in_file = node_size(q->node->file->node) - snapshot->l1_offset;
     g_autofree uint64_t *entry = NULL;
 
-    if (!is_sane(q, snapshot)) {
+    if (!is_sane(q, snapshot) || size_to_clusters(q, bytes) > *left) {
         return;
     }
+    *left -= size_to_clusters(q, bytes);
     qcow2_overlap_add(q, QCOW2_OVERLAP_INACTIVE_L1, snapshot->l1_offset, MIN(bytes, in_file));
     if (!(q->options.overlap_check & QCOW2_OVERLAP_INACTIVE_L2) || bytes == 0) {
         return;
@@ -157,6 +160,8 @@ static bool has_directory(const Qcow2 *q)
 
 void coroutine_fn qcow2_overlap_refresh(Qcow2 *q)
 {
+    int64_t left = size_to_clusters(q, node_size(q->node->file->node));
+
     g_mutex_lock(&q->table_lock);
     g_hash_table_remove_all(q->overlap->kinds);
     add_locked(q, QCOW2_OVERLAP_HEADER, 0, q->cluster_size);
@@ -174,7 +179,7 @@ void coroutine_fn qcow2_overlap_refresh(Qcow2 *q)
     }
     g_mutex_unlock(&q->table_lock);
     for (uint32_t i = 0; i < q->n_snapshots; i++) {
-        add_snapshot(q, &q->snapshots[i]);
+        add_snapshot(q, &q->snapshots[i], &left);
     }
 }
 

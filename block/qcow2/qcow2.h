@@ -149,10 +149,10 @@ typedef struct Qcow2 {
     Qcow2Writer *writer;
     struct EventTimer *clean_timer; /* drops slices that nobody uses; or NULL */
     int64_t free_hint;              /* index: no free cluster below; under lock */
-    int64_t compressed_hint;  /* where the next compressed bytes may go; 0: nowhere; under lock */
-    _Atomic int64_t host_end; /* no place at or beyond it was given away in the data file since it
-                                 was opened; beyond its end as well it reads as zeroes */
-    _Atomic int64_t meta_end; /* the same of the image file */
+    int64_t compressed_hint; /* where the next compressed bytes may go; 0: nowhere; under lock */
+    int64_t meta_end; /* no cluster at or beyond it was given away since the image was opened;
+                         beyond the file's end as well it reads as zeroes; under lock */
+    int64_t data_end; /* the same of an external data file */
 
     Qcow2Snapshot *snapshots;
     uint32_t n_snapshots;
@@ -293,6 +293,9 @@ void qcow2_overlap_add(Qcow2 *q, unsigned what, int64_t host, int64_t bytes);
 /* Read L1 and the refcount table, make caches, from header and options; q->data_file is set. */
 bool qcow2_tables_open(Qcow2 *q, GError **error);
 void qcow2_tables_close(Qcow2 *q);
+/* The same anew, after the file was changed beside the caches, which are clean. When it fails, what
+ * is in memory is not what is in the file, and nothing is written any more. */
+bool qcow2_tables_reload(Qcow2 *q, GError **error);
 /* New cache sizes or other options, drained and written back. */
 void qcow2_tables_apply_options(Qcow2 *q);
 

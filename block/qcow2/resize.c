@@ -125,7 +125,7 @@ static int64_t coroutine_fn find_places(Qcow2 *q, int64_t guest, int64_t stop, i
     }
     if (has_data_file(q)) {
         *host = guest;
-        *ret_fresh = guest >= atomic_load(&q->host_end);
+        *ret_fresh = guest >= q->data_end;
         return run;
     }
     n = qcow2_alloc_data_fresh(q, host, run >> q->header.cluster_bits, ret_fresh);
@@ -228,7 +228,7 @@ static int64_t coroutine_fn preallocate_run(Qcow2 *q, int64_t guest, int64_t sto
 /* The file ends not before what is allocated in it. */
 static int coroutine_fn extend_file(Qcow2 *q, int64_t guest_end)
 {
-    int64_t end = has_data_file(q) ? guest_end : atomic_load(&q->host_end);
+    int64_t end = has_data_file(q) ? guest_end : q->meta_end;
 
     if (node_size(q->data_file->node) >= end) {
         return 0;
@@ -430,10 +430,7 @@ static void coroutine_fn cut_file(Qcow2 *q)
                                            PREALLOC_MODE_OFF, NULL) < 0) {
         return;
     }
-    atomic_store(&q->meta_end, clusters << q->header.cluster_bits);
-    if (!has_data_file(q)) {
-        atomic_store(&q->host_end, clusters << q->header.cluster_bits);
-    }
+    q->meta_end = clusters << q->header.cluster_bits;
 }
 
 static int coroutine_fn shrink(Qcow2 *q, int64_t old_size, int64_t size, GError **error)

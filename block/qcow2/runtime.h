@@ -44,6 +44,9 @@ static inline uint64_t qcow2_table_get(Qcow2 *q, const Qcow2Table *table, uint32
 int64_t coroutine_fn qcow2_alloc_fresh(Qcow2 *q, const char *what, int64_t bytes, bool *ret_fresh);
 int64_t coroutine_fn qcow2_alloc_data_fresh(Qcow2 *q, int64_t *host, int64_t max_clusters,
                                             bool *ret_fresh);
+/* How many entries a refcount table should have when at least `need` are used: in whole clusters,
+ * with a reserve that also counts the table itself in a new place. */
+uint32_t qcow2_reftable_room(const Qcow2 *q, int64_t need);
 /* Let the refcount table have so many entries, which hold all that are not 0, in another place.
  * Under `lock`. */
 int coroutine_fn qcow2_move_reftable(Qcow2 *q, uint32_t entries);

@@ -140,12 +140,11 @@ static uint32_t entries_in_use(Qcow2 *q)
  * it moved. */
 static bool coroutine_fn shrink_table(Qcow2 *q)
 {
-    uint32_t per_cluster = (uint32_t)(q->cluster_size / 8);
     uint32_t entries;
     int ret = -EAGAIN;
 
     co_mutex_lock(&q->lock);
-    entries = (entries_in_use(q) / per_cluster + 1) * per_cluster;
+    entries = qcow2_reftable_room(q, entries_in_use(q));
     if (entries < q->reftable.entries) {
         ret = qcow2_move_reftable(q, entries);
     }

@@ -7,6 +7,7 @@
 #include "runtime.h"
 #include "util/error.h"
 #include "util/event-loop.h"
+#include "util/size.h"
 
 #include <errno.h>
 #include <string.h>
@@ -103,14 +104,8 @@ static int64_t l2_slice_bytes(const Qcow2 *q)
 
 static void set_ends(Qcow2 *q)
 {
-    int64_t size = node_size(q->node->file->node);
-
-    size = (size + q->cluster_size - 1) & ~(q->cluster_size - 1);
-    atomic_store(&q->meta_end, size);
-    if (has_data_file(q)) {
-        size = node_size(q->data_file->node);
-    }
-    atomic_store(&q->host_end, size);
+    q->meta_end = align_up(node_size(q->node->file->node), q->cluster_size);
+    q->data_end = has_data_file(q) ? node_size(q->data_file->node) : 0;
 }
 
 /* --- slices that nobody uses --- */
@@ -154,11 +149,25 @@ static void start_clean_timer(Qcow2 *q)
 
 /* --- all of it --- */
 
-bool qcow2_tables_open(Qcow2 *q, GError **error)
+static bool read_tables(Qcow2 *q, Qcow2Table *l1, Qcow2Table *reftable, GError **error)
 {
     const Qcow2Header *header = &q->header;
     uint32_t entries = (uint32_t)(((int64_t)header->reftable_clusters << header->cluster_bits) / 8);
+    bool ok;
 
+    *reftable = (Qcow2Table){ 0 };
+    ok = read_table(q, l1, header->l1_offset, header->l1_entries, "L1 table", error) &&
+         read_table(q, reftable, header->reftable_offset, entries, "refcount table", error);
+    if (!ok) {
+        table_done(l1);
+        table_done(reftable);
+    }
+    return ok;
+}
+
+/* Everything but the tables. */
+static void begin(Qcow2 *q)
+{
     co_mutex_init(&q->lock);
     g_mutex_init(&q->table_lock);
     q->freed = qcow2_freed_new();
@@ -170,12 +179,30 @@ bool qcow2_tables_open(Qcow2 *q, GError **error)
     q->free_hint = 0;
     q->compressed_hint = 0;
     set_ends(q);
-    if (!read_table(q, &q->l1, header->l1_offset, header->l1_entries, "L1 table", error) ||
-        !read_table(q, &q->reftable, header->reftable_offset, entries, "refcount table", error)) {
-        qcow2_tables_close(q);
+    start_clean_timer(q);
+}
+
+bool qcow2_tables_open(Qcow2 *q, GError **error)
+{
+    if (!read_tables(q, &q->l1, &q->reftable, error)) {
         return false;
     }
-    start_clean_timer(q);
+    begin(q);
+    return true;
+}
+
+bool qcow2_tables_reload(Qcow2 *q, GError **error)
+{
+    Qcow2Table l1, reftable;
+
+    if (!read_tables(q, &l1, &reftable, error)) {
+        atomic_store(&q->corrupt, true);
+        return false;
+    }
+    qcow2_tables_close(q);
+    q->l1 = l1;
+    q->reftable = reftable;
+    begin(q);
     return true;
 }
 

@@ -98,14 +98,6 @@ static int coroutine_fn set_bounds(Qcow2 *q, Allocation *a)
     return MIN(ret, 0);
 }
 
-static void raise_host_end(Qcow2 *q, int64_t end)
-{
-    int64_t now = atomic_load(&q->host_end);
-
-    while (now < end && !atomic_compare_exchange_weak(&q->host_end, &now, end)) {
-    }
-}
-
 static int coroutine_fn find_place(Qcow2 *q, int64_t run, Allocation *a)
 {
     int64_t first = cluster_start(q, a->guest);
@@ -117,9 +109,9 @@ static int coroutine_fn find_place(Qcow2 *q, int64_t run, Allocation *a)
         return ret;
     }
     if (has_data_file(q)) {
-        a->fresh = first >= MAX(atomic_load(&q->host_end), node_size(q->data_file->node));
+        a->fresh = first >= MAX(q->data_end, node_size(q->data_file->node));
         n = run;
-        raise_host_end(q, first + run);
+        q->data_end = MAX(q->data_end, first + run);
     } else {
         host = 0;
         n = qcow2_alloc_data_fresh(q, &host, run >> q->header.cluster_bits, &a->fresh);

@@ -232,7 +232,8 @@ static int coroutine_fn sync_all(Qcow2 *q)
     return ret ? ret : qcow2_sync(q);
 }
 
-/* The header's reference to the refcount table, after the table itself is durable. */
+/* The header's reference to the refcount table, after the table itself is durable. Under `lock`, as
+ * every write of the header beside requests. */
 static int coroutine_fn write_reftable_place(Qcow2 *q, const Run *run)
 {
     uint64_t offset = GUINT64_TO_BE((uint64_t)run->reftable_offset);
@@ -243,6 +244,7 @@ static int coroutine_fn write_reftable_place(Qcow2 *q, const Run *run)
 
     memcpy(bytes, &offset, 8);
     memcpy(bytes + 8, &clusters_be, 4);
+    co_mutex_lock(&q->lock);
     ret = qcow2_meta_write(q, HEADER_REFTABLE_AT, bytes, sizeof(bytes), QCOW2_OVERLAP_HEADER);
     if (ret == 0) {
         ret = qcow2_sync(q);
@@ -251,6 +253,7 @@ static int coroutine_fn write_reftable_place(Qcow2 *q, const Run *run)
         q->header.reftable_offset = run->reftable_offset;
         q->header.reftable_clusters = clusters;
     }
+    co_mutex_unlock(&q->lock);
     return ret;
 }
 

@@ -13,6 +13,8 @@ const CrashShape crash_shapes[] = {
     SHAPE("small-clusters", 512, 128, ""),
     SHAPE("small-caches", 512, 128, "",
           .open = ", 'l2-cache-size': 1024, 'refcount-cache-size': 2048"),
+    SHAPE("small-slices", 4096, 256, "",
+          .open = ", 'l2-cache-entry-size': 512, 'l2-cache-size': 1024"),
     SHAPE("discards-passed-on", 1024, 128, "", .open = ", 'pass-discard-other': true"),
     SHAPE("wide-refcounts", 1024, 128, ", 'refcount-bits': 64", .refcount_bits = 64),
     SHAPE("narrow-refcounts", 2048, 128, ", 'refcount-bits': 1", .refcount_bits = 1),

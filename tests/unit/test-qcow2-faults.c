@@ -7,6 +7,7 @@
  *
  * A filter between the image and its file counts and fails. It goes by the name of `throttle`.
  */
+#include "block/image.h"
 #include "qcow2-harness.h"
 #include "util/size.h"
 
@@ -300,6 +301,94 @@ static void test_shrinking_fails_once(void)
     qcow2_disk_done(&disk);
 }
 
+/* --- what is done to an image as a whole --- */
+
+static void amend_width(Qcow2Disk *disk)
+{
+    BlockAmendOptions options = { .has_refcount_bits = true, .refcount_bits = 32 };
+
+    node_amend(disk->node, &options, NULL);
+}
+
+static void take_snapshot(Qcow2Disk *disk)
+{
+    SnapshotInfo info = { .id = (char *)"", .name = (char *)"s" };
+
+    node_snapshot_create(disk->node, &info, NULL);
+}
+
+static void go_to_snapshot(Qcow2Disk *disk)
+{
+    node_snapshot_goto(disk->node, "old", NULL);
+}
+
+static void delete_snapshot(Qcow2Disk *disk)
+{
+    node_snapshot_delete(disk->node, "old", NULL);
+}
+
+static void grow(Qcow2Disk *disk)
+{
+    node_resize_preallocated(disk->node, 3 * SIZE, PREALLOC_MODE_METADATA, NULL);
+}
+
+static void check_image(Qcow2Disk *disk)
+{
+    BlockCheckResult result = { 0 };
+
+    node_check(disk->node, &result, CHECK_FIX_LEAKS | CHECK_FIX_ERRORS, NULL);
+}
+
+typedef struct Verb {
+    const char *name;
+    void (*run)(Qcow2Disk *disk);
+} Verb;
+
+static const Verb verbs[] = {
+    { "amend", amend_width },   { "snapshot", take_snapshot },
+    { "goto", go_to_snapshot }, { "delete", delete_snapshot },
+    { "grow", grow },           { "check", check_image },
+};
+
+/* Whatever becomes of the verb, what the disk reads stays the same (the snapshot is as the disk),
+ * and no damage is done. */
+static bool run_verb(Qcow2Disk *disk, const Verb *verb, int n)
+{
+    open_faulty(disk);
+    calls = 0;
+    fail_at = n;
+    verb->run(disk);
+    fail_at = 0;
+    disk_assert(disk);
+    do_fill(disk->user, 0, 3 * CLUSTER, 4); /* -EIO where nobody knows what the file holds */
+    qcow2_disk_close(disk);
+    return calls >= n;
+}
+
+static void test_verb_fails(gconstpointer opaque)
+{
+    const Verb *verb = opaque;
+    g_autofree char *full = NULL;
+    Qcow2Disk disk;
+    gsize bytes;
+    bool more = true;
+
+    if (!qcow2_need_qemu()) {
+        return;
+    }
+    qcow2_disk_create(&disk, "faulty", SIZE, "cluster_size=4096", NULL);
+    disk_fill(&disk, 0, 100 * CLUSTER, 3);
+    qcow2_disk_close(&disk);
+    qemu_img_do("snapshot -c old %s", disk.path);
+    g_assert_true(g_file_get_contents(disk.path, &full, &bytes, NULL));
+    for (int n = 1; more; n++) {
+        g_assert_true(g_file_set_contents(disk.path, full, (gssize)bytes, NULL));
+        more = run_verb(&disk, verb, n);
+        qemu_img_do("check -q -r leaks %s", disk.path);
+    }
+    qcow2_disk_done(&disk);
+}
+
 int main(int argc, char **argv)
 {
     qcow2_harness_init(&argc, &argv);
@@ -308,6 +397,11 @@ int main(int argc, char **argv)
     g_test_add_data_func("/qcow2/faults/small-clusters", &small_clusters, test_calls_fail_once);
     g_test_add_func("/qcow2/faults/none", test_refcount_table_grows);
     g_test_add_func("/qcow2/faults/compressed-place", test_compressed_place_is_free);
+    for (size_t i = 0; i < G_N_ELEMENTS(verbs); i++) {
+        g_autofree char *path = g_strconcat("/qcow2/faults/verb/", verbs[i].name, NULL);
+
+        g_test_add_data_func(path, &verbs[i], test_verb_fails);
+    }
     g_test_add_func("/qcow2/faults/shrink", test_shrinking_fails_once);
     return io_harness_run();
 }

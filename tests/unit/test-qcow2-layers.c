@@ -4,6 +4,7 @@
  * and damage that is met on the way.
  */
 #include "block/image.h"
+#include "block/qcow2/format.h"
 #include "qcow2-harness.h"
 #include "util/size.h"
 
@@ -452,6 +453,48 @@ static void test_snapshot_is_damaged(void)
     qcow2_disk_done(&disk);
 }
 
+/* Thousands of snapshots with long L1 tables that lie in one another. Opening takes no longer for
+ * it.
+ */
+static void test_snapshots_share_tables(void)
+{
+    const uint32_t n = 30000;
+    const int64_t table = 64 * MiB;
+    g_autofree Qcow2DiskSnapshot *entries = g_malloc0_n(n, sizeof(*entries) + 24);
+    g_autoptr(SnapshotInfoList) list = NULL;
+    Qcow2Disk disk;
+    int fd;
+
+    if (!qcow2_need_qemu()) {
+        return;
+    }
+    qcow2_disk_create(&disk, "shared", MiB, "cluster_size=512", NULL);
+    qcow2_disk_close(&disk);
+    for (uint32_t i = 0; i < n; i++) {
+        uint8_t *at = (uint8_t *)entries + i * (sizeof(*entries) + 24);
+        Qcow2DiskSnapshot entry = { .l1_offset = GUINT64_TO_BE(UINT64_C(512) * (n - i)),
+                                    .l1_entries = GUINT32_TO_BE(QCOW2_MAX_L1_BYTES / 8),
+                                    .id_bytes = GUINT16_TO_BE(5),
+                                    .extra_bytes = GUINT32_TO_BE(16) };
+
+        memcpy(at, &entry, sizeof(entry));
+        g_snprintf((char *)at + sizeof(entry) + 16, 6, "%05x", i);
+    }
+    fd = open(disk.path, O_WRONLY);
+    g_assert_cmpint(pwrite(fd, entries, n * (sizeof(*entries) + 24), table), >, 0);
+    g_assert_cmpint(ftruncate(fd, 2 * table), ==, 0);
+    close(fd);
+    poke(&disk, 64, table);
+    poke(&disk, 56, UINT64_C(1) << 32 | n);
+    disk.node = add_node("{'driver':'qcow2','node-name':'shared','read-only':true,"
+                         "'file':{'driver':'file','filename':'%s'}}",
+                         disk.path);
+    list = node_snapshot_list(disk.node);
+    g_assert_cmpint(list->len, ==, n);
+    delete_node("shared");
+    qcow2_disk_done(&disk);
+}
+
 /* What the disk's user calls unchanged changes the file all the same. */
 static void test_unchanged_writes_change_the_file(void)
 {
@@ -561,6 +604,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/qcow2/damage/header-unchecked", "none", test_header_is_not_allocated);
     g_test_add_func("/qcow2/damage/end", test_place_beyond_the_end);
     g_test_add_func("/qcow2/damage/snapshot", test_snapshot_is_damaged);
+    g_test_add_func("/qcow2/damage/snapshots", test_snapshots_share_tables);
     g_test_add_func("/qcow2/damage/l2-entry", test_l2_entry_is_not_aligned);
     g_test_add_func("/qcow2/damage/overlap", test_data_is_not_written_over_metadata);
     g_test_add_func("/qcow2/damage/refcount", test_metadata_is_not_allocated_again);
