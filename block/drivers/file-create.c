@@ -90,8 +90,18 @@ static int grow(int fd, int64_t old_size, int64_t size, PreallocMode mode, GErro
 
 int file_resize(int fd, int64_t old_size, int64_t size, PreallocMode mode, GError **error)
 {
-    int ret = grow(fd, old_size, size, mode, error);
+    int flags = fcntl(fd, F_GETFL);
+    bool direct = flags >= 0 && (flags & O_DIRECT);
+    int ret;
 
+    /* What is written here begins and ends anywhere. */
+    if (direct) {
+        fcntl(fd, F_SETFL, flags & ~O_DIRECT);
+    }
+    ret = grow(fd, old_size, size, mode, error);
+    if (direct) {
+        fcntl(fd, F_SETFL, flags);
+    }
     if (ret < 0 && size > old_size) {
         /* What fails here as well leaves a file that is merely too long. */
         (void)!ftruncate(fd, old_size);

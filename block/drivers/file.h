@@ -92,8 +92,9 @@ int coroutine_fn file_co_flush(BlockNode *node);
 /* --- file-create.c --- */
 
 int coroutine_fn file_co_create(const BlockdevCreateOptions *options, GError **error);
-/* Give a file another size; what is more is allocated as `mode` says. Blocks. When it cannot grow
- * it is as long as before, if that can be helped. Returns 0, or -errno with an error in words. */
+/* Give a file another size; what is more is allocated as `mode` says. Blocks; nobody else uses the
+ * descriptor meanwhile. When it cannot grow it is as long as before, if that can be helped.
+ * Returns 0, or -errno with an error in words. */
 int file_resize(int fd, int64_t old_size, int64_t size, PreallocMode mode, GError **error);
 
 /* --- file-status.c --- */

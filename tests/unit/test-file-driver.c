@@ -250,6 +250,33 @@ static void test_a_file_is_resized(void)
     delete_node("f");
 }
 
+/* Whatever the file's size was before. */
+static void test_a_direct_file_is_resized(void)
+{
+    static const PreallocMode modes[] = { PREALLOC_MODE_OFF, PREALLOC_MODE_FALLOC,
+                                          PREALLOC_MODE_FULL };
+    static const int64_t sizes[] = { 0, 1000, 4096 };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(modes) * G_N_ELEMENTS(sizes); i++) {
+        int64_t old_size = sizes[i / G_N_ELEMENTS(modes)];
+        g_autofree char *path = temp_file("direct", old_size);
+        BlockNode *node = add_file(path, ",'cache':{'direct':true}");
+        BlockBackend *user;
+        GError *error = NULL;
+
+        node_resize_preallocated(node, 300000, modes[i % G_N_ELEMENTS(modes)], &error);
+        g_assert_no_error(error);
+        g_assert_cmpint(node_size(node), ==, 300032);
+        g_assert_true(fcntl(((FileState *)node->state)->fd, F_GETFL) & O_DIRECT);
+        user = open_user(node, RW | PERM_RESIZE);
+        assert_filled(user, 0, 300032, 0);
+        g_assert_cmpint(do_fill(user, 100, 10000, 5), ==, 0);
+        assert_filled(user, 100, 10000, 5);
+        backend_free(user);
+        delete_node("f");
+    }
+}
+
 static void test_direct_writes_do_not_lengthen_a_file_unasked(void)
 {
     g_autofree char *path = temp_file("tail", 4096 + 512);
@@ -623,6 +650,7 @@ int main(int argc, char **argv)
     ADD(holes_are_told_and_never_for_data);
     ADD(status_is_of_whole_blocks);
     ADD(a_file_is_resized);
+    ADD(a_direct_file_is_resized);
     ADD(direct_writes_do_not_lengthen_a_file_unasked);
     ADD(auto_read_only_opens_for_writers);
     ADD(reopening);
