@@ -155,7 +155,7 @@ static void creds_register(TlsCreds *creds)
 bool tls_creds_path(const char *dir, const char *name, bool required, char **ret_path,
                     GError **error)
 {
-    g_autofree char *path = g_build_filename(dir, name, NULL);
+    g_autofree char *path = g_strconcat(dir, "/", name, NULL);
 
     if (access(path, R_OK) < 0) {
         *ret_path = NULL;

@@ -206,20 +206,26 @@ static void test_filter(void)
 
 /* --- more extents than one reply has --- */
 
+/* Every other block is dirty. */
+static void add_striped_bitmap(BlockNode *node, const char *name)
+{
+    BitmapAddOptions options = { .name = name, .granularity = 512, .disabled = true };
+    DirtyBitmap *bitmap = bitmap_add(node->bitmaps, &options, NULL, NULL);
+
+    for (int64_t offset = 0; offset < node_size(node); offset += 1024) {
+        bitmap_set_range(bitmap, offset, 512);
+    }
+}
+
 static void test_as_many_as_fit(gconstpointer extended)
 {
     const int64_t size = GiB;
-    BitmapAddOptions options = { .name = "b", .granularity = 512, .disabled = true };
     unsigned max = NBD_EXTENTS_BYTES / (extended ? NBD_EXTENT_EXT_BYTES : NBD_EXTENT_BYTES);
     BlockNode *node =
         add_node("{'driver':'null-co','node-name':'d','size':%" G_GINT64_FORMAT "}", size);
-    DirtyBitmap *bitmap;
     Reply reply;
 
-    bitmap = bitmap_add(node->bitmaps, &options, NULL, NULL);
-    for (int64_t offset = 0; offset < size; offset += 1024) {
-        bitmap_set_range(bitmap, offset, 512);
-    }
+    add_striped_bitmap(node, "b");
     start_server(0, 0);
     add_export("{'type':'nbd','id':'e','node-name':'d','bitmaps':['b']}");
     client_open(&client, true, extended != NULL);
@@ -231,6 +237,31 @@ static void test_as_many_as_fit(gconstpointer extended)
         g_assert_cmpuint(nbd_get32(reply.data->data + 4), ==, max);
     }
     reply_done(&reply);
+    tear_down();
+}
+
+/* What a client's requests may hold is for all contexts of one, too. */
+static void test_memory_of_all_contexts(void)
+{
+    NbdServerOptions options = { .has_max_request_memory = true, .max_request_memory = MiB };
+    BlockNode *node = add_node("{'driver':'null-co','node-name':'d','size':268435456}");
+    size_t bytes = 0;
+
+    add_striped_bitmap(node, "a");
+    add_striped_bitmap(node, "b");
+    start_server_with(&options);
+    add_export("{'type':'nbd','id':'e','node-name':'d','bitmaps':['a','b']}");
+    client_open(&client, true, true);
+    client_go(&client, "d", "qemu:dirty-bitmap:a qemu:dirty-bitmap:b");
+    client_request(&client, NBD_CMD_BLOCK_STATUS, 0, 1, 0, 256 * MiB);
+    for (int i = 0; i < 2; i++) {
+        Reply reply;
+
+        client_reply(&client, 0, &reply);
+        bytes += reply.data->len - NBD_BLOCK_STATUS_EXT_BYTES;
+        reply_done(&reply);
+    }
+    g_assert_cmpuint(bytes, ==, MiB);
     tear_down();
 }
 
@@ -382,6 +413,7 @@ int main(int argc, char **argv)
     g_test_add_func("/nbd-block-status/filter", test_filter);
     add_in_both_forms("as-many-as-fit", test_as_many_as_fit);
     g_test_add_func("/nbd-block-status/many-pieces", test_many_pieces);
+    g_test_add_func("/nbd-block-status/memory", test_memory_of_all_contexts);
     g_test_add_func("/nbd-block-status/longer-than-32-bits", test_longer_than_32_bits);
     g_test_add_func("/nbd-block-status/bitmap-refusals", test_bitmap_refusals);
     g_test_add_func("/nbd-block-status/filtered-node", test_bitmaps_of_the_filtered_node);

@@ -146,13 +146,22 @@ static int coroutine_fn add_context(const NbdTransmission *tx, NbdContextExtents
     }
 }
 
+/* The most extents of each of `n` contexts: what the client may hold is for all of them. */
+static unsigned max_extents(const NbdRequest *request, unsigned n)
+{
+    const NbdTransmission *tx = request->tx;
+    size_t bytes = MIN((size_t)NBD_EXTENTS_BYTES, tx->limits->request_bytes / n);
+
+    if (request->header.flags & NBD_CMD_FLAG_REQ_ONE) {
+        return 1;
+    }
+    return MAX(1, (unsigned)bytes / (tx->conn->extended ? NBD_EXTENT_EXT_BYTES : NBD_EXTENT_BYTES));
+}
+
 static int coroutine_fn answer(NbdRequest *request, const uint32_t *ids, unsigned n, int64_t bytes)
 {
     NbdTransmission *tx = request->tx;
-    unsigned max =
-        request->header.flags & NBD_CMD_FLAG_REQ_ONE
-            ? 1
-            : NBD_EXTENTS_BYTES / (tx->conn->extended ? NBD_EXTENT_EXT_BYTES : NBD_EXTENT_BYTES);
+    unsigned max = max_extents(request, n);
     g_autofree NbdContextExtents *contexts = g_new(NbdContextExtents, n);
     int ret = 0;
 

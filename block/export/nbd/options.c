@@ -71,7 +71,8 @@ static bool take_name(NbdOptionCall *call, char **ret_name)
     }
     *ret_name = name_from_bytes(data, length);
     if (!*ret_name) {
-        nbd_option_error(call, NBD_REP_ERR_INVALID, "export name holds a zero byte");
+        nbd_option_error(call, NBD_REP_ERR_INVALID, "Unexpected embedded NUL in option %s",
+                         nbd_option_name(call->option));
     }
     return *ret_name != NULL;
 }

@@ -28,7 +28,7 @@
 #define NBD_PREFERRED_BLOCK 4096
 #define NBD_MAX_MIN_BLOCK   65536     /* what the protocol allows as the smallest block */
 #define NBD_MAX_ERROR_TEXT  512       /* bytes of a message in a reply, without the end mark */
-#define NBD_EXTENTS_BYTES   (1 << 20) /* of one context in one block status reply */
+#define NBD_EXTENTS_BYTES   (1 << 20) /* at most, of one context in one block status reply */
 
 /* --- negotiation --- */
 

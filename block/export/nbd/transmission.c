@@ -234,7 +234,7 @@ static size_t memory_of(const NbdTransmission *tx, const NbdRequestHeader *heade
         return 0;
     }
     if (header->command == NBD_CMD_BLOCK_STATUS && !(header->flags & NBD_CMD_FLAG_REQ_ONE)) {
-        return tx->conn->contexts.n * (size_t)NBD_EXTENTS_BYTES;
+        return MIN(tx->conn->contexts.n * (size_t)NBD_EXTENTS_BYTES, tx->limits->request_bytes);
     }
     return header->command == NBD_CMD_READ || header->command == NBD_CMD_CACHE ? header->length
                                                                                : payload;
