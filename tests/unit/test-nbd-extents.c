@@ -177,6 +177,32 @@ static void test_huge_and_empty(void)
     bitmap_list_free(list);
 }
 
+/* The largest disk there may be, to its last byte. */
+static void test_largest_disk(void)
+{
+    const int64_t size = INT64_MAX - 511;
+    static const uint32_t granularities[] = { 1 << 16, 1 << 20, 1u << 31 };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(granularities); i++) {
+        BitmapAddOptions options = { .name = "b", .granularity = granularities[i] };
+        int64_t last = (size - 1) & ~((int64_t)granularities[i] - 1);
+        BitmapList *list = bitmap_list_new("d", size);
+        DirtyBitmap *bitmap = bitmap_add(list, &options, NULL, NULL);
+        NbdExtents extents;
+
+        g_assert_nonnull(bitmap);
+        bitmap_list_mark(list, size - 1, 1);
+        nbd_extents_init(&extents, 10);
+        nbd_extents_add_bitmap(&extents, bitmap, 0, size);
+        g_assert_cmpuint(extents.n, ==, 2);
+        g_assert_cmpuint(extents.items[0].length, ==, last);
+        g_assert_cmpuint(extents.items[1].length, ==, size - last);
+        nbd_extents_done(&extents);
+        bitmap_remove(bitmap, NULL, NULL);
+        bitmap_list_free(list);
+    }
+}
+
 static void assert_clean(DirtyBitmap *bitmap, int64_t offset, int64_t bytes)
 {
     NbdExtents extents;
@@ -226,6 +252,7 @@ int main(int argc, char **argv)
     g_test_add_func("/nbd-extents/bitmaps-beside-a-twin", test_bitmaps_beside_a_twin);
     g_test_add_func("/nbd-extents/planted-fault", test_twin_finds_a_planted_fault);
     g_test_add_func("/nbd-extents/huge-and-empty", test_huge_and_empty);
+    g_test_add_func("/nbd-extents/largest-disk", test_largest_disk);
     g_test_add_func("/nbd-extents/beyond-the-bitmap", test_beyond_the_bitmap);
     return g_test_run();
 }
