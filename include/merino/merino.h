@@ -26,7 +26,7 @@ extern "C" {
 #define MERINO_EXPORT __attribute__((visibility("default")))
 
 /* Start and end the library. At the end all exports and nodes are closed and flushed; open
- * MerinoDisks must be closed before. */
+ * MerinoDisks must be closed before. What object-add made stays, for the next start. */
 MERINO_EXPORT bool merino_init(char **ret_error);
 MERINO_EXPORT void merino_done(void);
 
