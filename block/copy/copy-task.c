@@ -12,7 +12,7 @@
  *  3. So a unit that is seen as not pending was never to be copied, is safe, or was forgotten; and
  *     nobody who saw it as pending under a shared hold is still at work.
  *  4. A task grows only while it waits for its turn, under `lock`, and only by pending units that
- * no task covers.
+ *     no task covers.
  *
  * While a task is at work its source bytes do not change: who would change them waits for it.
  */

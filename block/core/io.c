@@ -9,9 +9,8 @@
  *     a flush reads it before it asks the driver. So flushed_count never covers a write that was
  *     acknowledged after the flush had begun, and a flush is left out only when every acknowledged
  *     write is covered.
- *
  *  3. What is stored of the bitmaps is marked as out of date, durably, before the driver is asked
- * to change anything; if that fails, the request fails.
+ *     to change anything; if that fails, the request fails.
  *
  * Requests that the driver can take as they are go straight to it; the rest is io-align.c's.
  */

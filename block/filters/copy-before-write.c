@@ -30,7 +30,7 @@
  *  6. A range discarded from the view is out of reach before it stops being pending; what is staged
  *     of it is dropped.
  *  7. The view is broken before staged bytes are dropped that it may still need, and a reader of
- * what is copied looks whether the view is whole after it has read.
+ *     what is copied looks whether the view is whole after it has read.
  *  8. While the node is drained nothing is on its way to the target, and no request waits for room
  *     in the buffer: it copies to the target by itself.
  *
