@@ -238,8 +238,9 @@ void hb_block_free(void *block);
 /* ---- hbitmap-tree.c: blocks, references, copy on write ---- */
 
 HbPage *hb_page_new(HbEntry fill);
-/* A page that holds a | b; `summary` covers both. */
-HbPage *hb_page_from_words(const uint64_t *a, const uint64_t *b, uint64_t summary);
+/* A page that holds a | b; `summary` covers both. `ahead_a` and `ahead_b` as in hb_words_or(). */
+HbPage *hb_page_from_words(const uint64_t *a, const uint64_t *b, uint64_t summary,
+                           const uint64_t *ahead_a, const uint64_t *ahead_b);
 HbDir *hb_dir_new(HbEntry fill);
 void hb_page_unref(HbPage *page);
 void hb_dir_unref(HbDir *dir);

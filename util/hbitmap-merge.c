@@ -195,10 +195,11 @@ static void slot_merge(HbDir *dir, unsigned slot, const uint64_t *words, uint64_
     }
     HbPage *page = hb_is_block(e) ? hb_page(e) : NULL;
     if (!page) {
-        page = hb_page_from_words(words, words, summary);
+        page = hb_page_from_words(words, words, summary, NULL, NULL);
         hb_put_page(dir, slot, (HbEntry)page);
     } else if (hb_is_shared(e) && atomic_load(&page->refs) > 1) {
-        page = hb_page_from_words(hb_words(page), words, atomic_load(&page->summary) | summary);
+        page = hb_page_from_words(hb_words(page), words, atomic_load(&page->summary) | summary,
+                                  hb_words_ahead(dir, slot), ahead);
         hb_put_page(dir, slot, (HbEntry)page);
     } else {
         atomic_store(&dir->entries[slot], (HbEntry)page);

@@ -101,7 +101,7 @@ static void put_words(HBitmap *bm, uint64_t p, const uint64_t *words)
             return;
         }
     } else {
-        e = (HbEntry)hb_page_from_words(words, words, hb_words_summary(words));
+        e = (HbEntry)hb_page_from_words(words, words, hb_words_summary(words), NULL, NULL);
     }
     hb_put_page(hb_own_dir(bm, hb_page_dir(p)), hb_page_slot(p), e);
     hb_mark_root(bm, hb_page_dir(p));

@@ -32,10 +32,11 @@ HbPage *hb_page_new(HbEntry fill)
     return page;
 }
 
-HbPage *hb_page_from_words(const uint64_t *a, const uint64_t *b, uint64_t summary)
+HbPage *hb_page_from_words(const uint64_t *a, const uint64_t *b, uint64_t summary,
+                           const uint64_t *ahead_a, const uint64_t *ahead_b)
 {
     HbPage *page = page_alloc(0, summary);
-    atomic_init(&page->count, hb_words_or(a, b, hb_words(page), NULL, NULL));
+    atomic_init(&page->count, hb_words_or(a, b, hb_words(page), ahead_a, ahead_b));
     return page;
 }
 
@@ -69,6 +70,16 @@ HbDir *hb_dir_new(HbEntry fill)
     return dir;
 }
 
+/* The head of a page that a walk comes to soon, where its references are counted. */
+static void prefetch_page(HbDir *dir, unsigned slot)
+{
+    HbEntry e = atomic_load(&dir->entries[slot % HB_DIR_ENTRIES]);
+
+    if (hb_is_block(e)) {
+        __builtin_prefetch(hb_page(e), 1);
+    }
+}
+
 /* A copy of a shared directory. Its pages become shared between both. */
 static HbDir *dir_copy(HbDir *from)
 {
@@ -77,6 +88,7 @@ static HbDir *dir_copy(HbDir *from)
     atomic_init(&dir->refs, 1);
     atomic_init(&dir->summary, atomic_load(&from->summary));
     for (int i = 0; i < HB_DIR_ENTRIES; i++) {
+        prefetch_page(from, i + HB_LINE);
         atomic_init(&dir->entries[i], hb_share_page(&from->entries[i]));
     }
     hb_race_point();
