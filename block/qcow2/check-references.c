@@ -229,7 +229,7 @@ static void read_failed(Qcow2Check *check, const char *words)
 {
     check_say(check, "ERROR: %s", words);
     check->result->check_errors++;
-    check->hidden = true;
+    check->hidden = check->unread = true;
 }
 
 static int coroutine_fn check_l2(L2Walk *walk)
@@ -333,7 +333,7 @@ int coroutine_fn check_count_references(Qcow2Check *check)
     Qcow2 *q = check->q;
     int ret;
 
-    check->hidden = false;
+    check->hidden = check->unread = false;
     check_count_range(check, 0, q->cluster_size);
     ret = check_count_l1(check, q->header.l1_offset, q->header.l1_entries, true);
     if (ret == 0) {

@@ -93,7 +93,7 @@ static int coroutine_fn rebuild(Qcow2Check *check, const BlockCheckResult *befor
     check->result = &unheard;
     ret = check_count_references(check);
     check->result = result;
-    if (ret == 0 && check->hidden) {
+    if (ret == 0 && check->unread) {
         ret = -EIO;
     }
     if (ret == 0) {

@@ -30,7 +30,8 @@ typedef struct Qcow2Check {
     bool preparing;               /* only what is mended is told; broken bitmaps count nothing */
     Qcow2SnapshotTable snapshots; /* as it is in the file */
     int64_t snapshots_offset;
-    bool hidden; /* some references could not be read: what seems leaked may be used */
+    bool hidden; /* some references are not known: what seems leaked may be used */
+    bool unread; /* because a table could not be read, which may be sound */
 
     /* The refcount block that check_read_refcount() looked at last; 0: none. */
     int64_t block_host;
