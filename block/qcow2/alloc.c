@@ -208,6 +208,15 @@ static int64_t fit_into_block(Qcow2 *q, int64_t first, int64_t min, int64_t n)
     return CLAMP(left, min, n); /* and the new block fits behind */
 }
 
+/* Clusters from here on are not there, nor will be: storage like a block device has a fixed size.
+ */
+static int64_t storage_end(const Qcow2 *q)
+{
+    BlockNode *file = q->node->file->node;
+
+    return node_can_grow(file) ? INT64_MAX : node_size(file) >> q->header.cluster_bits;
+}
+
 /* Refcounts, or the lack of them, say that the header's cluster is free. */
 static int coroutine_fn refuse_header(Qcow2 *q, const char *what)
 {
@@ -251,6 +260,13 @@ static int64_t coroutine_fn take_run(Qcow2 *q, const char *what, int64_t min, in
         }
         n = fit_into_block(q, first, min, n);
         blocks = blocks_for(q, first, n);
+        if (first + n + blocks > storage_end(q)) {
+            max = storage_end(q) - first - blocks;
+            if (max < min) {
+                return -ENOSPC;
+            }
+            continue;
+        }
         if (blocks > 0) {
             int64_t last = (first + n + blocks - 1) >> q->refblock_bits;
 
@@ -304,6 +320,7 @@ static int64_t coroutine_fn take_at(Qcow2 *q, int64_t first, int64_t max, bool *
     if (missing_blocks(q, first, n, &missing) > 0) {
         n = (missing << q->refblock_bits) - first;
     }
+    n = MIN(n, storage_end(q) - first);
     return n > 0 && take(q, first, n, ret_fresh) == 0 ? n : 0;
 }
 

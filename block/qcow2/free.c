@@ -160,6 +160,16 @@ void qcow2_frees_restore(Qcow2 *q)
     atomic_store(&freed->asked_ranges, freed->asked->len);
 }
 
+bool coroutine_fn qcow2_frees_make_room(Qcow2 *q)
+{
+    bool pending;
+
+    co_mutex_lock(&q->lock);
+    pending = q->freed->asked->len || q->freed->written || q->freed->waiting;
+    co_mutex_unlock(&q->lock);
+    return pending && qcow2_writeback(q) == 0;
+}
+
 /* --- taking effect --- */
 
 static bool passes_discard(const Qcow2 *q, Qcow2DiscardType type)

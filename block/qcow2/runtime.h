@@ -70,6 +70,8 @@ void qcow2_request_end(Qcow2 *q, unsigned epoch);
 void qcow2_frees_collect(Qcow2 *q);
 void coroutine_fn qcow2_frees_apply(Qcow2 *q);
 void qcow2_frees_restore(Qcow2 *q);
+/* There was no space: whether something that was freed may have made room now. */
+bool coroutine_fn qcow2_frees_make_room(Qcow2 *q);
 /* So much was freed that a writeback is worth while. Any thread. */
 bool qcow2_frees_are_many(Qcow2 *q);
 

@@ -508,22 +508,33 @@ int coroutine_fn qcow2_write_zero_data(Qcow2 *q, int64_t guest, int64_t bytes, u
     return ret;
 }
 
-int coroutine_fn qcow2_co_pwritev(BlockNode *node, int64_t offset, int64_t bytes, IoVector *vec,
-                                  unsigned flags)
+static int coroutine_fn write_request(Qcow2 *q, int64_t offset, int64_t bytes, IoVector *vec,
+                                      unsigned flags)
 {
-    Qcow2 *q = node->state;
-    unsigned epoch;
+    unsigned epoch = qcow2_request_begin(q);
     int ret;
 
-    if (G_UNLIKELY(atomic_load_explicit(&q->corrupt, memory_order_relaxed))) {
-        return -EIO;
-    }
-    epoch = qcow2_request_begin(q);
     if (flags & REQ_WRITE_COMPRESSED) {
         ret = qcow2_write_compressed(q, offset, bytes, vec, flags & ~REQ_WRITE_COMPRESSED);
     } else {
         ret = qcow2_write(q, offset, bytes, vec, 0, flags);
     }
     qcow2_request_end(q, epoch);
+    return ret;
+}
+
+int coroutine_fn qcow2_co_pwritev(BlockNode *node, int64_t offset, int64_t bytes, IoVector *vec,
+                                  unsigned flags)
+{
+    Qcow2 *q = node->state;
+    int ret;
+
+    if (G_UNLIKELY(atomic_load_explicit(&q->corrupt, memory_order_relaxed))) {
+        return -EIO;
+    }
+    ret = write_request(q, offset, bytes, vec, flags);
+    if (G_UNLIKELY(ret == -ENOSPC) && qcow2_frees_make_room(q)) {
+        ret = write_request(q, offset, bytes, vec, flags);
+    }
     return ret ? ret : qcow2_balance(q);
 }

@@ -132,6 +132,11 @@ static BlockNode *open_one(const Way *way)
     options.u.qcow2.file = &file;
     options.u.qcow2.backing = way->without_backing ? &none : NULL;
     options.u.qcow2.data_file = way->with_data_file ? &file : NULL;
+    /* So small that requests cross the ends of slices, and slices are thrown out. */
+    options.u.qcow2.has_l2_cache_entry_size = true;
+    options.u.qcow2.l2_cache_entry_size = 512;
+    options.u.qcow2.has_l2_cache_size = true;
+    options.u.qcow2.l2_cache_size = 1024;
     node = node_open(&options, &error);
     if (!node == !error || (error && !*error->message)) {
         fuzz_fail("an image that is opened and an error, or neither");
@@ -178,6 +183,7 @@ static void coroutine_fn touch(Use *use, int64_t offset)
         backend_co_pwritev(use->user, offset, bytes, &vec, 0);
         backend_co_pwrite_zeroes(use->user, offset, MIN(bytes, 4096), REQ_MAY_UNMAP);
         backend_co_pdiscard(use->user, offset, MIN(bytes, 1024));
+        backend_co_pwritev(use->user, offset, bytes, &vec, REQ_WRITE_COMPRESSED);
     }
 }
 

@@ -404,6 +404,47 @@ static void test_odd_header_length(void)
     qcow2_disk_done(&disk);
 }
 
+/* Storage of a fixed size, as a block device is. What does not fit is refused at once, so that
+ * everything that was acknowledged can be flushed; and what was given up makes room. */
+static void test_storage_is_full(void)
+{
+    g_autofree uint8_t *buf = g_malloc0(4 * MiB);
+    Qcow2Disk disk;
+    int64_t at = 0;
+    int ret = 0;
+
+    if (!qcow2_need_qemu()) {
+        return;
+    }
+    qcow2_disk_create(&disk, "full", 4 * MiB, "cluster_size=4096", NULL);
+    qcow2_disk_close(&disk);
+    run_shell("truncate -s 1M %s", disk.path);
+    disk.node = add_node("{'driver':'qcow2','node-name':'full','discard':'unmap','file':"
+                         "{'driver':'raw','size':1048576,'file':"
+                         "{'driver':'file','filename':'%s'}}}",
+                         disk.path);
+    disk.user = open_user(disk.node, PERM_CONSISTENT_READ | PERM_WRITE);
+    g_assert_cmpint(do_fill(disk.user, 0, 2 * MiB, 1), ==, -ENOSPC);
+    g_assert_cmpint(do_discard(disk.user, 0, 4 * MiB), ==, 0);
+    memset(disk.twin, 0, disk.size);
+    while (ret == 0) {
+        memset(disk.twin + at, 2, 4096);
+        ret = do_fill(disk.user, at, 4096, 2);
+        at += 4096;
+    }
+    g_assert_cmpint(ret, ==, -ENOSPC);
+    memset(disk.twin + at - 4096, 0, 4096);
+    g_assert_cmpint(at, >, 900 * KiB);
+    g_assert_cmpint(do_flush(disk.user), ==, 0);
+    disk_zero(&disk, 0, 512 * KiB, REQ_MAY_UNMAP);
+    disk_fill(&disk, 3 * MiB, 256 * KiB, 3);
+    disk_flush(&disk);
+    disk_assert(&disk);
+    qcow2_disk_close(&disk);
+    disk_judge(&disk, 0);
+    qcow2_disk_done(&disk);
+}
+
 /* A cluster that has a place beyond the end of the file, which grows when it is written to. */
 static void test_place_beyond_the_end(void)
 {
@@ -602,6 +643,7 @@ int main(int argc, char **argv)
     g_test_add_func("/qcow2/damage/header-length", test_odd_header_length);
     g_test_add_data_func("/qcow2/damage/header", "cached", test_header_is_not_allocated);
     g_test_add_data_func("/qcow2/damage/header-unchecked", "none", test_header_is_not_allocated);
+    g_test_add_func("/qcow2/full", test_storage_is_full);
     g_test_add_func("/qcow2/damage/end", test_place_beyond_the_end);
     g_test_add_func("/qcow2/damage/snapshot", test_snapshot_is_damaged);
     g_test_add_func("/qcow2/damage/snapshots", test_snapshots_share_tables);
