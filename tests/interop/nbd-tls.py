@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import filecmp
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -393,6 +394,20 @@ def hostile(iothread: bool) -> None:
         use_libnbd(setup, uri)
 
 
+def nobody_listens() -> None:
+    """Clients are turned away also while nobody reads what is said of them."""
+    with serving(psk_server()) as setup:
+        with open(f"/proc/{setup.daemon.process.pid}/fd/2", "wb", 0, opener=lambda path, flags:
+                  os.open(path, flags | os.O_NONBLOCK)) as errors:
+            while errors.write(b" " * 4096):
+                pass
+        for _ in range(3):
+            with starttls(setup.daemon.sock) as wire:
+                wire.send(b"noise")
+        use_libnbd(setup, setup.psk(FILES.keys))
+        setup.daemon.command("query-block-exports")
+
+
 def stalled_are_turned_away() -> None:
     """When their time is over; those who wait for their places are served then."""
     with serving(psk_server(), max_connections=4, handshake_max_seconds=1) as setup:
@@ -477,6 +492,7 @@ def all_tests() -> Iterator[tuple[str, Callable[[], None]]]:
     yield "authorization by user", authz_psk
     yield "hostile clients: main loop", partial(hostile, False)
     yield "hostile clients: iothread", partial(hostile, True)
+    yield "nobody reads standard error", nobody_listens
     yield "stalled clients are turned away", stalled_are_turned_away
     yield "objects beside QEMU", beside_qemu
 

@@ -18,6 +18,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -30,6 +31,7 @@
 #define LEAST_REQUEST_MEMORY (1 << 20)
 
 #define COMPLAINT_INTERVAL_NS (1000 * 1000 * 1000)
+#define COMPLAINT_MAX         2000 /* bytes, which a pipe that takes anything takes */
 
 /* Of what clients say, other characters are not repeated to people. */
 #define PRINTABLE                                                                                  \
@@ -79,6 +81,14 @@ bool nbd_server_admits(const char *identity)
     return !server->authz || (identity && authz_allows(server->authz, identity));
 }
 
+/* Whether a complaint can be made without waiting for whoever should read standard error. */
+static bool is_heard(void)
+{
+    struct pollfd pollfd = { .fd = STDERR_FILENO, .events = POLLOUT };
+
+    return poll(&pollfd, 1, 0) == 1;
+}
+
 void nbd_server_complain(const char *format, ...)
 {
     int64_t now = event_loop_now_ns();
@@ -88,7 +98,7 @@ void nbd_server_complain(const char *format, ...)
     if (server->stopping) {
         return;
     }
-    if (now < server->quiet_until_ns) {
+    if (now < server->quiet_until_ns || !is_heard()) {
         server->unsaid++;
         return;
     }
@@ -96,6 +106,7 @@ void nbd_server_complain(const char *format, ...)
     text = g_strdup_vprintf(format, args);
     va_end(args);
     g_strcanon(text, PRINTABLE, '?');
+    text[MIN(strlen(text), COMPLAINT_MAX)] = 0;
     if (server->unsaid) {
         g_message("NBD clients turned away without a word: %u", server->unsaid);
     }
