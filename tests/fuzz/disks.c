@@ -3,6 +3,7 @@
 
 #include "block/drivers.h"
 #include "block/iothread.h"
+#include "block/job.h"
 #include "block/nbd.h"
 #include "net/tls-creds.h"
 #include "qapi/codec.h"
@@ -147,6 +148,7 @@ static void delete_iothreads(void)
 void disks_clear(void)
 {
     export_close_all_type(BLOCK_EXPORT_TYPE__MAX);
+    job_cancel_all();
     node_close_all();
     delete_iothreads();
     g_assert(!export_next(NULL) && !node_next(NULL));

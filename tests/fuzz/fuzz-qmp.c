@@ -27,6 +27,7 @@
 #include <unistd.h>
 
 #define MAX_IOTHREADS 2
+#define MAX_OBJECTS   8
 #define MAX_SCHEMAS   2
 #define MAX_SUMMED    (INT64_C(1) << 34) /* bytes of a disk */
 
@@ -36,6 +37,7 @@
 /* --- commands that are not what they seem --- */
 
 static unsigned iothreads_made, schemas_given;
+static GPtrArray *objects; /* json_t *, arguments for object-del */
 
 static bool refuse(GError **error)
 {
@@ -64,22 +66,46 @@ static bool run_no_more(const json_t *args, json_t **ret, GError **error)
     return qapi_no_arguments(args, error) && refuse(error);
 }
 
-/* Objects that outlive an input, or look at files, are not made. */
-static bool is_harmless(const json_t *args)
+/* Objects that look at files are not made. */
+static bool is_harmless(const char *type, const json_t *args)
+{
+    if (strcmp(type, "iothread") == 0) {
+        return iothreads_made < MAX_IOTHREADS;
+    }
+    return !g_str_has_prefix(type, "tls") && !json_object_get(args, "file");
+}
+
+/* What is made goes with the input. */
+static bool run_object_add(const json_t *args, json_t **ret, GError **error)
 {
     const char *type = json_string_value(json_object_get(args, "qom-type"));
 
-    return !type || (!g_str_has_prefix(type, "authz") && !g_str_has_prefix(type, "tls") &&
-                     strcmp(type, "secret") != 0);
-}
-
-static bool run_object_add(const json_t *args, json_t **ret, GError **error)
-{
-    if (iothreads_made == MAX_IOTHREADS || !is_harmless(args)) {
+    if (type && (objects->len == MAX_OBJECTS || !is_harmless(type, args))) {
         return decode_and_refuse(&qapi_type_ObjectOptions, args, error);
     }
-    iothreads_made++;
-    return qapi_command_run(qapi_commands, "object-add", args, ret, error);
+    if (!qapi_command_run(qapi_commands, "object-add", args, ret, error)) {
+        return false;
+    }
+    iothreads_made += strcmp(type, "iothread") == 0;
+    g_ptr_array_add(objects, json_pack("{s:O}", "id", json_object_get(args, "id")));
+    return true;
+}
+
+static void free_json(void *json)
+{
+    json_decref(json);
+}
+
+static void delete_objects(void)
+{
+    for (guint i = 0; i < objects->len; i++) {
+        json_t *ret = NULL;
+
+        qapi_command_run(qapi_commands, "object-del", objects->pdata[i], &ret, NULL);
+        json_decref(ret);
+    }
+    g_ptr_array_set_size(objects, 0);
+    iothreads_made = 0;
 }
 
 static bool run_query_qmp_schema(const json_t *args, json_t **ret, GError **error)
@@ -140,6 +166,7 @@ static void init(void)
         event_loop_attach(event_loop_main());
         qmp_events_init();
         commands = make_commands();
+        objects = g_ptr_array_new_with_free_func(free_json);
     }
 }
 
@@ -260,12 +287,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (memmem(data, size, slow, strlen(slow))) {
         return 0;
     }
-    iothreads_made = schemas_given = 0;
+    schemas_given = 0;
     received = g_string_new(NULL);
     if (converse(data, size, received)) {
         g_assert_cmpuint(count_replies(received), ==, count_messages(data, size));
     }
     g_string_free(received, TRUE);
     disks_clear();
+    delete_objects();
     return 0;
 }
