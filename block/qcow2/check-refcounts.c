@@ -143,6 +143,9 @@ static void compare_cluster(BlockWalk *walk, int64_t cluster)
         *(leak ? &check->result->leaks_fixed : &check->result->corruptions_fixed) += 1;
         return;
     }
+    if (leak && cluster < check->file_clusters) {
+        check->leaked_end = MAX(check->leaked_end, cluster + 1);
+    }
     check_say(check, "%s %s", leak ? "Leaked" : "ERROR", text);
     *(leak ? &check->result->leaks : &check->result->corruptions) += 1;
     if (!leak && !walk->host) {
@@ -228,6 +231,7 @@ static int coroutine_fn compare_all(Qcow2Check *check)
     if (!data) {
         return -ENOMEM;
     }
+    check->leaked_end = 0;
     for (int64_t index = next_block(check, 0); index < INT64_MAX && ret == 0;
          index = next_block(check, index + 1)) {
         ret = compare_block(&walk, index);

@@ -3,8 +3,9 @@
  * What refers to clusters of the image file, but for the refcount structures: the header, L1 and L2
  * tables of the disk and of its snapshots, the snapshot table, bitmaps.
  *
- * An entry that is wrong is told and counts nothing, so that mending never gives a cluster away on
- * its word. An L2 entry is mended only where the guest reads the same afterwards.
+ * An entry that is wrong is told. Where it may be right but for its last bits, what it seems to
+ * refer to is counted, lest that be freed as a leak; and nothing is, when that is a table.
+ * An L2 entry is mended only where the guest reads the same afterwards.
  */
 #include "bitmaps.h"
 #include "check.h"
@@ -179,9 +180,11 @@ static void check_allocated(L2Walk *walk, int64_t index, uint64_t entry)
     }
     if (cluster_offset(q, host)) {
         l2_fault(walk, index, zero ? &plain_zero : NULL,
-                 "offset=%" PRIx64 ": %s is not properly aligned; L2 entry corrupted%s", host,
-                 zero ? "Preallocated cluster" : "Cluster", ".");
-        return;
+                 "offset=%" PRIx64 ": %s cluster is not properly aligned; L2 entry corrupted.",
+                 host, zero ? "Preallocated" : "Data");
+        if (l2_entry(walk, index) != entry) {
+            return;
+        }
     }
     if (data_file_is_raw(q) && host != guest) {
         l2_fault(walk, index, NULL,
@@ -270,9 +273,12 @@ static int coroutine_fn check_l1_entry(L2Walk *walk, uint64_t entry, int64_t ind
         check_corruption(
             check, "ERROR l2_offset=%" PRIx64 ": Table is not cluster aligned; L1 entry corrupted",
             walk->host);
-        return 0;
+        check->hidden = true;
     }
     check_count_range(check, walk->host, q->cluster_size);
+    if (cluster_offset(q, walk->host)) {
+        return 0;
+    }
     if (walk->host >> q->header.cluster_bits >= check->file_clusters) {
         return 0;
     }

@@ -4,14 +4,15 @@
  * nothing, and mended.
  *
  * A snapshot whose L1 table cannot be found shows nothing any more, cannot be gone to and cannot be
- * deleted, so mending takes it out of the list. An L1 table that is said to be too long gets the
- * length that the snapshot's disk needs.
+ * deleted, so mending takes it out of the list. An L1 table that is said to be longer than it can
+ * be gets the length that the snapshot's disk, and the state of the machine behind it, need.
  */
 #include "check.h"
 #include "header.h"
 
 #include <errno.h>
 #include <inttypes.h>
+#include <string.h>
 
 /* --- entries --- */
 
@@ -37,10 +38,23 @@ static char *l1_fault(const Qcow2Check *check, const Qcow2Snapshot *s)
         return g_strdup_printf("l1_offset=0x%" PRIx64 ": L1 table %s", (uint64_t)s->l1_offset,
                                s->l1_offset ? "is not cluster aligned" : "lies in the header");
     }
-    if ((int64_t)s->l1_entries * 8 > QCOW2_MAX_L1_BYTES) {
+    if (s->overlong || (int64_t)s->l1_entries * 8 > QCOW2_MAX_L1_BYTES) {
         return g_strdup_printf("l1_size=%#" PRIx32 ": L1 table is too large", s->l1_entries);
     }
     return NULL;
+}
+
+/* What the disk takes of the L1 table, and the state behind it; 0: nobody knows. */
+static uint64_t entries_needed(const Qcow2Check *check, const Qcow2Snapshot *s)
+{
+    const Qcow2 *q = check->q;
+    uint64_t bits = q->header.cluster_bits + q->l2_bits;
+    uint64_t rest = s->vm_state_bytes & ((UINT64_C(1) << bits) - 1);
+
+    if (s->disk_size < 0) {
+        return 0;
+    }
+    return qcow2_l1_entries_for(&q->header, s->disk_size) + (s->vm_state_bytes >> bits) + !!rest;
 }
 
 /* Since version 3 each entry says at least how large the disk and the state of the machine are. */
@@ -59,6 +73,79 @@ static char *entry_name(const Qcow2Snapshot *s)
 }
 
 /* --- reading --- */
+
+static bool is_elsewhere(const Qcow2Check *check, int64_t host)
+{
+    return cluster_offset(check->q, host) ||
+           host >> check->q->header.cluster_bits >= check->file_clusters;
+}
+
+static bool is_no_l2_entry(const Qcow2Check *check, uint64_t entry)
+{
+    return !(entry & QCOW2_L2_COMPRESSED) &&
+           ((entry & ~(QCOW2_L2_OFFSET_MASK | QCOW2_COPIED | QCOW2_L2_ZERO)) != 0 ||
+            (!has_data_file(check->q) &&
+             is_elsewhere(check, (int64_t)(entry & QCOW2_L2_OFFSET_MASK))));
+}
+
+/* Whether an entry of an L1 table is none, or leads to something that is no L2 table. `buf` has a
+ * cluster. */
+static bool coroutine_fn is_garbage(const Qcow2Check *check, uint64_t entry, uint8_t *buf)
+{
+    Qcow2 *q = check->q;
+    int64_t table = (int64_t)(entry & QCOW2_L1_OFFSET_MASK);
+    uint64_t value;
+
+    if ((entry & ~(QCOW2_L1_OFFSET_MASK | QCOW2_COPIED)) != 0 || is_elsewhere(check, table)) {
+        return true;
+    }
+    if (table == 0 || qcow2_meta_read(q, table, buf, q->cluster_size) < 0) {
+        return false;
+    }
+    for (int64_t at = 0; at < q->cluster_size; at += (int64_t)q->l2_entry_size) {
+        memcpy(&value, buf + at, sizeof(value));
+        if (is_no_l2_entry(check, GUINT64_FROM_BE(value))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Whether more entries are said to be there than are needed, and these are none. An L1 table that
+ * was once longer has zeroes there. */
+static int coroutine_fn find_garbage(Qcow2Check *check, Qcow2Snapshot *s)
+{
+    uint64_t needed = entries_needed(check, s);
+    int64_t bytes = ((int64_t)s->l1_entries - (int64_t)needed) * 8;
+    g_autofree char *fault = l1_fault(check, s);
+    g_autofree uint64_t *rest = NULL;
+    g_autofree uint8_t *table = NULL;
+    int ret;
+
+    if (fault || needed == 0 || needed >= s->l1_entries || !fits_in_file(check, s, s->l1_entries)) {
+        return 0;
+    }
+    rest = g_try_malloc(bytes);
+    table = g_try_malloc(check->q->cluster_size);
+    if (!rest || !table) {
+        return -ENOMEM;
+    }
+    ret = qcow2_meta_read(check->q, s->l1_offset + (int64_t)needed * 8, rest, bytes);
+    for (int64_t i = 0; ret == 0 && i < bytes / 8 && !s->overlong; i++) {
+        s->overlong = is_garbage(check, GUINT64_FROM_BE(rest[i]), table);
+    }
+    return 0; /* what cannot be read is told when it is counted */
+}
+
+static int coroutine_fn find_overlong(Qcow2Check *check)
+{
+    int ret = 0;
+
+    for (uint32_t i = 0; i < check->snapshots.n && ret == 0; i++) {
+        ret = find_garbage(check, &check->snapshots.snapshots[i]);
+    }
+    return ret;
+}
 
 /* Whether everything that an entry says can be. */
 static bool is_sound(const Qcow2Check *check, const Qcow2Snapshot *s)
@@ -90,7 +177,7 @@ static int coroutine_fn find_table(Qcow2Check *check, uint32_t n)
 
         if (ret < 0 || table_is_sound(check, &check->snapshots, n)) {
             check->snapshots_offset = places[i];
-            return ret;
+            return ret ? ret : find_overlong(check);
         }
         qcow2_snapshot_table_done(&check->snapshots);
     }
@@ -144,7 +231,8 @@ int coroutine_fn check_read_snapshots(Qcow2Check *check)
         check_say(check, "ERROR failed to read the snapshot table: %s", g_strerror(-ret));
         return ret;
     }
-    return mend ? 0 : refuse(check);
+    ret = mend ? 0 : refuse(check);
+    return ret ? ret : find_overlong(check);
 }
 
 /* --- counting --- */
@@ -162,7 +250,9 @@ static int coroutine_fn count_entry(Qcow2Check *check, uint32_t index)
         check_corruption(check, "ERROR snapshot %s %s; snapshot table entry corrupted", name,
                          fault);
         check->hidden = true;
-        return 0;
+        return s->overlong
+                   ? check_count_l1(check, s->l1_offset, (uint32_t)entries_needed(check, s), false)
+                   : 0;
     }
     if (!fits_in_file(check, s, s->l1_entries)) {
         check_count_range(check, s->l1_offset, bytes); /* which tells that it does not */
@@ -211,9 +301,8 @@ static bool coroutine_fn is_in_use(Qcow2Check *check, const Qcow2Snapshot *s, ui
 /* Whether the entry stays. */
 static bool coroutine_fn mend_entry(Qcow2Check *check, uint32_t index)
 {
-    const Qcow2 *q = check->q;
     Qcow2Snapshot *s = &check->snapshots.snapshots[index];
-    uint64_t needed = s->disk_size < 0 ? 0 : qcow2_l1_entries_for(&q->header, s->disk_size);
+    uint64_t needed = entries_needed(check, s);
     g_autofree char *fault = l1_fault(check, s), *name = entry_name(s);
 
     if (s->extra_bytes > QCOW2_MAX_SNAPSHOT_EXTRA) {
@@ -239,6 +328,7 @@ static bool coroutine_fn mend_entry(Qcow2Check *check, uint32_t index)
         check_mended(check, "Repairing snapshot %s l1_size=%#" PRIx32 ": the disk needs %" PRIu64,
                      name, s->l1_entries, needed);
         s->l1_entries = (uint32_t)needed;
+        s->overlong = false;
         return true;
     }
     check_mended(check, "Repairing snapshot %s %s; snapshot removed", name,

@@ -118,7 +118,7 @@ static int64_t image_end(Qcow2Check *check)
     for (; cluster >= 0; cluster = ref_counts_next(check->counts, cluster + 1)) {
         last = cluster;
     }
-    return (last + 1) << check->q->header.cluster_bits;
+    return MAX(last + 1, check->leaked_end) << check->q->header.cluster_bits;
 }
 
 static int coroutine_fn check_refcounts(Qcow2Check *check)

@@ -25,6 +25,7 @@ typedef struct Qcow2Check {
     unsigned fix; /* BlockCheckFix bits */
     RefCounts *counts;
     int64_t file_clusters;        /* of the image file, rounded up */
+    int64_t leaked_end;           /* the file's last leaked cluster ends here; 0: none */
     bool rebuild;                 /* the refcount structures are beyond mending in place */
     bool mends_flags;             /* copied flags (check-copied.c) */
     bool preparing;               /* only what is mended is told; broken bitmaps count nothing */

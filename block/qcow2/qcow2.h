@@ -92,6 +92,7 @@ typedef struct Qcow2Snapshot {
     uint32_t extra_bytes; /* that the entry has in the file, known or not */
     uint8_t *unknown_extra;
     uint32_t unknown_extra_bytes;
+    bool overlong; /* found by a check: what follows the entries that it needs is no L1 table */
 } Qcow2Snapshot;
 
 enum {

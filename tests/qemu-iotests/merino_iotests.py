@@ -98,11 +98,11 @@ def system_program(name: str) -> str:
     return path
 
 
-def run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end; with `check`, a failure is a failure of the test."""
+def run(*command: str, check: bool = True, feed: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, with `feed` as its input; with `check`, a failure is a failure of
+    the test."""
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        timeout=DEADLINE_SECONDS, check=False,
+        command, input=feed, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False,
     )
     if check and done.returncode != 0:
         raise AssertionError(f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
