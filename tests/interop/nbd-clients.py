@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 from nbd_daemon import Daemon, Skip, free_port, run_tests, running
+from nbd_wire import Wire
 
 MIB = 1 << 20
 SIZE = 64 * MIB
@@ -279,6 +280,27 @@ def test_libnbd(setup: Setup) -> None:
     handle.shutdown()
 
 
+def timer_of(port: int) -> int:
+    """What the kernel waits for on the server's side of a connection: see proc_net_tcp in Linux."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if int(fields[1].split(":")[1], 16) == port and fields[3] == "01":
+            return int(fields[5].split(":")[0], 16)
+    raise AssertionError(f"no connection at port {port}")
+
+
+def vanished_peers() -> None:
+    """Whether a TCP client is still there the kernel finds out by itself."""
+    sending, keep_alive = 1, 2
+    with running(DAEMON, []) as daemon:
+        port = Setup(daemon, True, False).port
+        with Wire(("127.0.0.1", port)) as wire:
+            wire.greet()
+            while (timer := timer_of(port)) == sending:
+                pass
+            assert timer == keep_alive, timer
+
+
 CLIENTS: list[Callable[[Setup], None]] = [
     test_nbdinfo, test_nbdcopy, test_qemu_img, test_qemu_img_dirty_bitmap, test_qemu_io,
     test_qemu_nbd, test_fio, test_libnbd,
@@ -299,6 +321,7 @@ def all_tests() -> Iterator[tuple[str, Callable[[], None]]]:
             for iothread in (False, True):
                 where = f"{'tcp' if tcp else 'unix'}, {'iothread' if iothread else 'main loop'}"
                 yield f"{name}: {where}", partial(one, client, tcp, iothread)
+    yield "peers that vanish", vanished_peers
 
 
 if __name__ == "__main__":

@@ -42,6 +42,9 @@ void nbd_channel_init(NbdChannel *channel, int fd)
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     if (channel->is_local) {
         enlarge_send_buffer(fd);
+    } else {
+        /* A client whose machine is gone says nothing any more, not even that it goes. */
+        setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
     }
 }
 
