@@ -159,9 +159,9 @@ static void raise_meta_end(Qcow2 *q, int64_t end_cluster)
 /* Take clusters that are known to be free and to be counted. */
 static int coroutine_fn take(Qcow2 *q, int64_t first, int64_t n, bool *ret_fresh)
 {
-    int64_t end = MAX(q->meta_end, node_size(q->node->file->node));
-    int ret =
-        qcow2_check_overlap(q, 0, first << q->header.cluster_bits, n << q->header.cluster_bits);
+    int64_t begin = first << q->header.cluster_bits, bytes = n << q->header.cluster_bits;
+    int64_t size = node_size(q->node->file->node);
+    int ret = qcow2_check_overlap(q, 0, begin, bytes);
 
     if (ret == 0) {
         ret = qcow2_refcount_add(q, first, n, 1);
@@ -169,7 +169,7 @@ static int coroutine_fn take(Qcow2 *q, int64_t first, int64_t n, bool *ret_fresh
     if (ret < 0) {
         return ret;
     }
-    *ret_fresh = first << q->header.cluster_bits >= end;
+    *ret_fresh = begin >= q->meta_end && (begin >= size || qcow2_is_zero_ahead(q, begin, bytes));
     raise_meta_end(q, first + n);
     if (first <= q->free_hint) {
         q->free_hint = first + n;

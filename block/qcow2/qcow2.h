@@ -154,6 +154,8 @@ typedef struct Qcow2 {
     int64_t meta_end; /* no cluster at or beyond it was given away since the image was opened;
                          beyond the file's end as well it reads as zeroes; under lock */
     int64_t data_end; /* the same of an external data file */
+    int64_t zero_begin, zero_end; /* the file was last grown ahead there; under lock, or drained */
+    bool ahead_refused;           /* and will not be again; likewise */
 
     Qcow2Snapshot *snapshots;
     uint32_t n_snapshots;

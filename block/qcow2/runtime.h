@@ -56,6 +56,17 @@ void coroutine_fn qcow2_unalloc(Qcow2 *q, int64_t host, int64_t bytes);
  * `lock`. */
 void qcow2_forget_compressed(Qcow2 *q, int64_t first, int64_t n);
 
+/* --- ahead.c --- */
+
+/* So much is about to be allocated: see that the file has room, if it is one that should be grown
+ * ahead. Not to succeed is no failure. Under `lock`. */
+void coroutine_fn qcow2_grow_ahead(Qcow2 *q, int64_t bytes);
+/* Whether the range, which was never allocated, was grown ahead, so it reads as zeroes. Under
+ * `lock`. */
+bool qcow2_is_zero_ahead(const Qcow2 *q, int64_t host, int64_t bytes);
+/* Give back what was not used. Drained. */
+void coroutine_fn qcow2_cut_ahead(Qcow2 *q);
+
 /* --- free.c --- */
 
 Qcow2Freed *qcow2_freed_new(void);

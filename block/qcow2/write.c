@@ -114,6 +114,7 @@ static int coroutine_fn find_place(Qcow2 *q, int64_t run, Allocation *a)
         q->data_end = MAX(q->data_end, first + run);
     } else {
         host = 0;
+        qcow2_grow_ahead(q, run);
         n = qcow2_alloc_data_fresh(q, &host, run >> q->header.cluster_bits, &a->fresh);
         if (n < 0) {
             return (int)n;

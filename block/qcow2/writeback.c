@@ -503,6 +503,9 @@ int coroutine_fn qcow2_mark_clean(Qcow2 *q)
         ret = qcow2_set_features(q, q->header.incompatible & ~(uint64_t)QCOW2_INCOMPAT_DIRTY,
                                  q->header.autoclear, NULL);
     }
+    if (ret == 0) {
+        qcow2_cut_ahead(q);
+    }
     return ret;
 }
 

@@ -16,6 +16,7 @@ const CrashShape crash_shapes[] = {
     SHAPE("small-slices", 4096, 256, "",
           .open = ", 'l2-cache-entry-size': 512, 'l2-cache-size': 1024"),
     SHAPE("discards-passed-on", 1024, 128, "", .open = ", 'pass-discard-other': true"),
+    SHAPE("grows-ahead", 512, 128, "", .open = ", 'cache': {'direct': true}"),
     SHAPE("wide-refcounts", 1024, 128, ", 'refcount-bits': 64", .refcount_bits = 64),
     SHAPE("narrow-refcounts", 2048, 128, ", 'refcount-bits': 1", .refcount_bits = 1),
     SHAPE("version-2", 512, 128, ", 'version': 'v2'", .version = 2),
