@@ -156,6 +156,7 @@ void common_options_resolve(const BlockdevOptions *options, const CommonOptions 
                             ChildRole role, CommonOptions *ret);
 /* Fail on combinations that contradict. */
 bool common_options_check(const CommonOptions *common, GError **error);
+bool common_options_check_zeroes(const CommonOptions *common, GError **error);
 void common_options_of(const BlockNode *node, CommonOptions *ret);
 void common_options_apply(BlockNode *node, const CommonOptions *common);
 

@@ -68,7 +68,7 @@ void common_options_resolve(const BlockdevOptions *options, const CommonOptions 
     }
 }
 
-static bool check_zeroes(const CommonOptions *common, GError **error)
+bool common_options_check_zeroes(const CommonOptions *common, GError **error)
 {
     if (common->detect_zeroes == BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP && !common->discard_asked) {
         merino_error(error, "setting detect-zeroes to unmap is not allowed without setting discard "
@@ -84,7 +84,7 @@ bool common_options_check(const CommonOptions *common, GError **error)
         merino_error(error, "force-share=on can only be used with read-only images");
         return false;
     }
-    return check_zeroes(common, error);
+    return common_options_check_zeroes(common, error);
 }
 
 void common_options_of(const BlockNode *node, CommonOptions *ret)

@@ -333,7 +333,7 @@ static bool prepare(const ReopenQueue *queue, Reopen *reopen, UndoStack *undo, G
     BlockNode *node = reopen->node;
 
     resolve_options(queue, reopen);
-    if (!common_options_check(&reopen->new, error)) {
+    if (!common_options_check_zeroes(&reopen->new, error)) {
         return false;
     }
     if (!node->driver->reopen_prepare) {
@@ -342,7 +342,7 @@ static bool prepare(const ReopenQueue *queue, Reopen *reopen, UndoStack *undo, G
         return false;
     }
     if (!check_resets(reopen, error) || !reopen_children(reopen, undo, error) ||
-        !check_unchanged(reopen, error)) {
+        !check_unchanged(reopen, error) || !common_options_check(&reopen->new, error)) {
         return false;
     }
     reopen->state = (ReopenState){

@@ -55,6 +55,8 @@ static void test_words_of_refusals(void)
     reopen_fails("[{'driver':'null-co','node-name':'d','size':4096,'read-only':true,"
                  "'force-share':true}]",
                  "Cannot change the option 'force-share'");
+    reopen_fails("[{'driver':'null-co','node-name':'d','size':4096,'force-share':true}]",
+                 "Cannot change the option 'force-share'");
     add_node("{'driver':'null-co','node-name':'f','read-only':true,'force-share':true}");
     reopen_ok("[{'driver':'null-co','node-name':'f','read-only':true,'force-share':true}]");
     reopen_fails("[{'driver':'null-co','node-name':'f','force-share':true}]",
