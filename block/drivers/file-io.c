@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -110,12 +111,17 @@ static int coroutine_fn allocate(FileState *file, int mode, atomic_bool *refused
  * requests that set the size could make the file shorter than one of them wanted. */
 static int coroutine_fn extend(BlockNode *node, int64_t end)
 {
-    static const _Alignas(4096) char zeroes[FILE_DIRECT_MAX];
     const FileState *file = node->state;
     int64_t bytes = node->limits.request_alignment;
-    struct iovec iov = { (void *)zeroes, bytes };
-    ssize_t ret = co_io_pwritev(file->fd, &iov, 1, end - bytes, 0);
+    struct iovec iov = { node_try_buffer(node, bytes), bytes };
+    ssize_t ret;
 
+    if (!iov.iov_base) {
+        return -ENOMEM;
+    }
+    memset(iov.iov_base, 0, bytes);
+    ret = co_io_pwritev(file->fd, &iov, 1, end - bytes, 0);
+    buffer_free(iov.iov_base);
     if (ret >= 0 && ret < bytes) {
         return -EIO;
     }
