@@ -13,7 +13,7 @@
 /* A file's size as a disk is a multiple of this; what is missing at its end reads as zeroes. */
 #define FILE_SECTOR 512
 
-/* The largest block that direct I/O may want; what is assumed when nobody can tell. */
+/* The largest block that is tried for direct I/O, and what is assumed when nobody can tell. */
 #define FILE_DIRECT_MAX 4096
 
 /* A range that is known to hold data, from the last look for holes. */
