@@ -26,6 +26,14 @@ void qcow2_compressed_range(const Qcow2 *q, uint64_t entry, int64_t *ret_host, i
     *ret_bytes = sectors * 512 - (host & 511);
 }
 
+uint64_t qcow2_subcluster_mask(const Qcow2 *q, int64_t cluster, int64_t start, int64_t stop)
+{
+    int64_t first = MAX(start - cluster, 0) / q->subcluster_size;
+    int64_t end = MIN(stop - cluster, q->cluster_size) / q->subcluster_size;
+
+    return ((UINT64_C(1) << end) - 1) & ~((UINT64_C(1) << first) - 1);
+}
+
 /* An entry's meaning for one subcluster (or the cluster, where there are none). False: it has none.
  */
 static bool type_of(const Qcow2 *q, uint64_t entry, uint64_t bitmap, unsigned sub,

@@ -65,6 +65,9 @@ void qcow2_entry_next(Qcow2 *q, Qcow2Entry *entry);
 void qcow2_entry_set(Qcow2 *q, Qcow2Entry *entry, uint64_t value, uint64_t bitmap,
                      Qcow2DiscardType type);
 
+/* The subclusters of one cluster that [start, stop) covers, a bit each. */
+uint64_t qcow2_subcluster_mask(const Qcow2 *q, int64_t cluster, int64_t start, int64_t stop);
+
 /* Where the bytes of a compressed cluster are: whole sectors, at most. */
 void qcow2_compressed_range(const Qcow2 *q, uint64_t entry, int64_t *ret_host, int64_t *ret_bytes);
 

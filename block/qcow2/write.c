@@ -290,15 +290,6 @@ static int coroutine_fn write_data(Qcow2 *q, const Allocation *a, IoVector *vec,
 
 /* --- linking, under `lock` --- */
 
-/* Bits of the subclusters of one cluster that [start, stop) covers. */
-static uint64_t sub_mask(const Qcow2 *q, int64_t cluster, int64_t start, int64_t stop)
-{
-    int64_t first = MAX(start - cluster, 0) / q->subcluster_size;
-    int64_t end = MIN(stop - cluster, q->cluster_size) / q->subcluster_size;
-
-    return ((UINT64_C(1) << end) - 1) & ~((UINT64_C(1) << first) - 1);
-}
-
 static int coroutine_fn link_clusters(Qcow2 *q, const Allocation *a)
 {
     int64_t cluster = cluster_start(q, a->start);
@@ -313,7 +304,7 @@ static int coroutine_fn link_clusters(Qcow2 *q, const Allocation *a)
         uint64_t mask = 0;
 
         if (q->subclusters > 1) {
-            mask = sub_mask(q, cluster, a->start, a->stop);
+            mask = qcow2_subcluster_mask(q, cluster, a->start, a->stop);
         }
         if (a->new_place) {
             entry.bitmap &= ~(uint64_t)UINT32_MAX;

@@ -55,19 +55,11 @@ static void discard_entry(const Qcow2 *q, const Qcow2Entry *old, uint64_t *ret_v
     *ret_bitmap = q->subclusters == 1 ? 0 : ALL_ZERO;
 }
 
-static uint64_t mask_of(const Qcow2 *q, int64_t cluster, int64_t start, int64_t stop)
-{
-    int64_t first = MAX(start - cluster, 0) / q->subcluster_size;
-    int64_t end = MIN(stop - cluster, q->cluster_size) / q->subcluster_size;
-
-    return ((UINT64_C(1) << end) - 1) & ~((UINT64_C(1) << first) - 1);
-}
-
 /* Whether the entry could be changed; part of a compressed cluster cannot. */
 static bool change_entry(Qcow2 *q, ZeroOp op, Qcow2Entry *entry, int64_t cluster, int64_t start,
                          int64_t stop)
 {
-    uint64_t mask = q->subclusters > 1 ? mask_of(q, cluster, start, stop) : 0;
+    uint64_t mask = q->subclusters > 1 ? qcow2_subcluster_mask(q, cluster, start, stop) : 0;
     uint64_t value = 0, bitmap = 0;
 
     switch (op) {
