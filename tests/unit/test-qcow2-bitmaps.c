@@ -48,6 +48,16 @@ static DirtyBitmap *bitmap_of(World *w, int i)
 
 /* --- comparing --- */
 
+/* Where the model is next dirty at or after `offset`, in whole steps of the granularity; or DISK.
+ */
+static int64_t model_next_dirty(const Model *model, int64_t offset)
+{
+    const uint8_t *from = model->bits + offset / 512;
+    const uint8_t *found = memchr(from, 1, MODEL_BITS - offset / 512);
+
+    return found ? (found - model->bits) * 512 >> model->shift << model->shift : DISK;
+}
+
 static bool is_as(DirtyBitmap *bitmap, const Model *model)
 {
     int64_t granularity;
@@ -63,16 +73,17 @@ static bool is_as(DirtyBitmap *bitmap, const Model *model)
         return false;
     }
     g_assert_true(bitmap_load(bitmap, NULL));
-    for (int64_t i = 0; i < MODEL_BITS; i++) {
-        int64_t first = i * 512 / granularity * granularity / 512;
-        bool dirty = false;
+    for (int64_t at = 0; at < DISK;) {
+        int64_t dirty = model_next_dirty(model, at), end = dirty;
 
-        for (int64_t k = first; k < first + granularity / 512; k++) {
-            dirty |= model->bits[k];
+        while (end < DISK && model_next_dirty(model, end) == end) {
+            end = MIN(end + granularity, DISK);
         }
-        if (bitmap_get(bitmap, i * 512) != dirty) {
+        if (bitmap_next_dirty(bitmap, at, DISK) != dirty ||
+            (dirty < DISK && bitmap_next_clean(bitmap, dirty, DISK) != end)) {
             return false;
         }
+        at = end;
     }
     return true;
 }
