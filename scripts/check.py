@@ -3,7 +3,8 @@
 """Build the tree, run every test, and end with the true count.
 
 The plain developer build runs all suites. The sanitizer builds run the suites where a fault of
-memory or of threads would show. Results are read from meson's JUnit files, where each TAP line is
+memory or of threads would show; they leave out tests in which nothing of that kind can be: those of
+Python alone, and from the threads' build long ones of one thread. Results are read from meson's JUnit files, where each TAP line is
 one test; a program that times out or dies is one failed test more. What failed is named at the end,
 with the last words of its program. The last line printed is `N passed, N failed, N skipped`, alone.
 """
@@ -35,6 +36,7 @@ class Variant:
     name: str
     options: list[str]
     suites: list[str]  # empty: all
+    without: list[str] = field(default_factory=list)  # suites whose tests it leaves out
     env: dict[str, str] = field(default_factory=dict)
     multiple: int = 1  # of the tests' time limits, for slower code
 
@@ -49,6 +51,7 @@ VARIANTS = [
         "asan",
         ["-Db_sanitize=address,undefined", "-Db_lundef=false"],
         ["unit", "iotests", "interop", "fuzz", "stress", "crash", "twin"],
+        ["python"],
         {
             "ASAN_OPTIONS": "detect_stack_use_after_return=0:abort_on_error=1",
             "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
@@ -62,6 +65,7 @@ VARIANTS = [
         "tsan",
         ["-Db_sanitize=thread", "-Db_lundef=false"],
         ["unit", "stress"],
+        ["python", "one-thread"],
         {"TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1"},
         8,
     ),
@@ -158,6 +162,8 @@ def test(variant: Variant) -> Tally:
     command += ["--timeout-multiplier", str(variant.multiple)]
     for suite in variant.suites:
         command += ["--suite", suite]
+    for suite in variant.without:
+        command += ["--no-suite", suite]
     code = run(command, env=variant.env, quiet=False)
     if not log.exists():
         return Tally(failed=1, problems=[f"[{variant.name}] meson test gave no results"])

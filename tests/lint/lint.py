@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -154,16 +155,17 @@ def check_python_types() -> Iterator[str]:
     for name in FILES:
         if is_python(name):
             groups.setdefault(Path(name).parent.as_posix(), []).append(name)
-    for folder, names in sorted(groups.items()):
-        if folder.startswith("scripts/"):
-            continue  # packages: checked with the program that imports them
-        command = ["mypy", "--strict", "--no-error-summary", "--ignore-missing-imports"]
-        command += ["--cache-dir", "/dev/null", "--scripts-are-modules", *names]
-        env = {**os.environ, "MYPYPATH": f"{folder}:tests/qemu-iotests"}
-        done = subprocess.run(
-            command, cwd=ROOT, env=env, capture_output=True, text=True, check=False
-        )
-        yield from (done.stdout + done.stderr).splitlines()
+    with tempfile.TemporaryDirectory(prefix="merino-mypy-") as cache:
+        for folder, names in sorted(groups.items()):
+            if folder.startswith("scripts/"):
+                continue  # packages: checked with the program that imports them
+            command = ["mypy", "--strict", "--no-error-summary", "--ignore-missing-imports"]
+            command += ["--cache-dir", cache, "--scripts-are-modules", *names]
+            env = {**os.environ, "MYPYPATH": f"{folder}:tests/qemu-iotests"}
+            done = subprocess.run(
+                command, cwd=ROOT, env=env, capture_output=True, text=True, check=False
+            )
+            yield from (done.stdout + done.stderr).splitlines()
 
 
 CHECKS: list[Callable[[], Iterator[str]]] = [
