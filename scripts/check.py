@@ -4,9 +4,10 @@
 
 The plain developer build runs all suites. The sanitizer builds run the suites where a fault of
 memory or of threads would show; they leave out tests in which nothing of that kind can be: those of
-Python alone, and from the threads' build long ones of one thread. Results are read from meson's JUnit files, where each TAP line is
-one test; a program that times out or dies is one failed test more. What failed is named at the end,
-with the last words of its program. The last line printed is `N passed, N failed, N skipped`, alone.
+Python alone, and from the threads' build long ones of one thread. Results are read from meson's
+JUnit files, where each TAP line is one test; a program that times out or dies is one failed test
+more. What failed is named at the end, with the last words of its program. The last line printed is
+`N passed, N failed, N skipped`, alone.
 """
 
 import argparse

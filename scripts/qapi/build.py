@@ -153,5 +153,6 @@ def load_schema(path: str) -> Schema:
     """Parse, build and check the schema whose root file is `path`."""
     parsed = parse(path)
     schema = _Builder(parsed).build()
+    schema.files = parsed.files
     check_schema(schema, parsed.pragmas)
     return schema

@@ -154,6 +154,7 @@ class Schema:
     entities: List[Entity] = field(default_factory=list)
     manual: List[Union[Doc, Entity]] = field(default_factory=list)  # chapters and definitions
     lists: Dict[str, List_] = field(default_factory=dict)
+    files: List[str] = field(default_factory=list)  # that it was read from
 
     def enums(self) -> List[Enum]:
         return [entity for entity in self.entities if isinstance(entity, Enum)]

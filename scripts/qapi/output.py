@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import List
 
@@ -36,6 +37,11 @@ class CFile:
 
 
 def write_file(directory: str, name: str, text: str) -> None:
+    """A file that holds the same already is not touched: nothing has to be compiled again."""
+    path = os.path.join(directory, name)
     os.makedirs(directory, exist_ok=True)
-    with open(os.path.join(directory, name), 'w', encoding='utf-8') as out:
+    with contextlib.suppress(FileNotFoundError), open(path, encoding='utf-8') as known:
+        if known.read() == text:
+            return
+    with open(path, 'w', encoding='utf-8') as out:
         out.write(text)
