@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 static GSource *loop_source;
 
@@ -26,13 +27,17 @@ void tool_init(char **argv)
     loop_source = event_loop_attach(event_loop_main());
 }
 
-void tool_done(void)
+int tool_done(int status)
 {
     job_cancel_all();
     node_close_all();
     g_source_destroy(loop_source);
     g_source_unref(loop_source);
-    fflush(stdout);
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        tool_error("Could not write to standard output: %s", g_strerror(errno));
+        return status ? status : EXIT_FAILURE;
+    }
+    return status;
 }
 
 /* --- messages --- */

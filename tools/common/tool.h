@@ -14,8 +14,9 @@
 
 /* `argv[0]` becomes the program's name without folders. The block layer is ready afterwards. */
 void tool_init(char **argv);
-/* Ends all jobs and closes all nodes. */
-void tool_done(void);
+/* Ends all jobs and closes all nodes. Returns the program's exit status: `status`, or a failure
+ * when what it should have printed got lost. */
+int tool_done(int status);
 
 /* "NAME: text". */
 void tool_error(const char *format, ...) G_GNUC_PRINTF(1, 2);

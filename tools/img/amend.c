@@ -31,9 +31,8 @@ static void on_progress(int64_t done, int64_t total, void *opaque)
     tool_progress(total > 0 ? (double)done / (double)total : 0);
 }
 
-/* What is changed must be something that can be given only at the beginning to be told apart. */
-static bool parse(const BlockDriver *driver, const CreateOption *known, const char *text,
-                  CreateValues *values, GError **error)
+/* An option that only images to be made have is refused with that advice. */
+static bool parse(const BlockDriver *driver, const char *text, CreateValues *values, GError **error)
 {
     g_autoptr(CreateValues) of_creation = NULL;
 
@@ -97,7 +96,7 @@ static bool amend_node(BlockNode *node, const AmendArgs *args)
         tool_error("Format driver '%s' does not support option amendment", node->driver->name);
         return false;
     }
-    if (!parse(node->driver, known, args->text, values, &error)) {
+    if (!parse(node->driver, args->text, values, &error)) {
         tool_report(error, NULL);
         return false;
     }
@@ -183,23 +182,17 @@ int img_amend(int argc, char **argv)
                 return EXIT_FAILURE;
             }
             break;
-        case 'f':
-            args.source.format = optarg;
-            break;
         case 't':
             args.source.cache = optarg;
             break;
         case 'p':
             args.progress = true;
             break;
-        case 'q':
-            args.source.quiet = true;
-            break;
-        case OPTION_IMAGE_OPTS:
-            args.source.image_opts = true;
-            break;
         case OPTION_FORCE:
             args.force = true;
+            break;
+        default:
+            img_take_source_option(option, &args.source);
             break;
         }
     }

@@ -180,9 +180,6 @@ static bool parse(int argc, char **argv, BitmapArgs *args)
         case 'b':
             args->source.name = optarg;
             break;
-        case 'f':
-            args->image.format = optarg;
-            break;
         case 'F':
             args->source.format = optarg;
             break;
@@ -191,12 +188,15 @@ static bool parse(int argc, char **argv, BitmapArgs *args)
             if (args->granularity < 0) {
                 return false;
             }
-            break;
-        case OPTION_IMAGE_OPTS:
-            args->image.image_opts = true;
+            if (args->granularity > UINT32_MAX) {
+                tool_error("Granularity must be at most 2 GiB");
+                return false;
+            }
             break;
         default:
-            add_step(args, option, optarg);
+            if (!img_take_source_option(option, &args->image)) {
+                add_step(args, option, optarg);
+            }
             break;
         }
     }

@@ -213,26 +213,17 @@ int img_check(int argc, char **argv)
 
     while ((option = img_getopt(argc, argv, ":hf:r:T:qU", options)) != -1) {
         switch (option) {
-        case 'f':
-            args.source.format = optarg;
-            break;
         case 'r':
             parse_repair(optarg, &args);
             break;
         case 'T':
             args.source.cache = optarg;
             break;
-        case 'q':
-            args.source.quiet = true;
-            break;
-        case 'U':
-            args.source.force_share = true;
-            break;
         case OPTION_OUTPUT:
             args.json = img_output_is_json(optarg);
             break;
-        case OPTION_IMAGE_OPTS:
-            args.source.image_opts = true;
+        default:
+            img_take_source_option(option, &args.source);
             break;
         }
     }

@@ -51,6 +51,9 @@ enum {
  * with here. `letters` begins with a colon. */
 int img_getopt(int argc, char **argv, const char *letters, const struct option *options);
 
+/* Take in what tells how an image is opened: -f, -q, -U, --image-opts. False for other options. */
+bool img_take_source_option(int option, ImageSource *source);
+
 /* Print what is wrong with the command line, and exit. */
 void img_usage_error(const char *format, ...) G_GNUC_PRINTF(1, 2) G_GNUC_NORETURN;
 

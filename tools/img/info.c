@@ -234,20 +234,14 @@ int img_info(int argc, char **argv)
 
     while ((option = img_getopt(argc, argv, ":f:hU", options)) != -1) {
         switch (option) {
-        case 'f':
-            source.format = optarg;
-            break;
-        case 'U':
-            source.force_share = true;
-            break;
         case OPTION_OUTPUT:
             json = img_output_is_json(optarg);
             break;
         case OPTION_BACKING_CHAIN:
             chain = true;
             break;
-        case OPTION_IMAGE_OPTS:
-            source.image_opts = true;
+        default:
+            img_take_source_option(option, &source);
             break;
         }
     }

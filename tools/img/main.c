@@ -129,6 +129,26 @@ int img_getopt(int argc, char **argv, const char *letters, const struct option *
     }
 }
 
+bool img_take_source_option(int option, ImageSource *source)
+{
+    switch (option) {
+    case 'f':
+        source->format = optarg;
+        return true;
+    case 'q':
+        source->quiet = true;
+        return true;
+    case 'U':
+        source->force_share = true;
+        return true;
+    case OPTION_IMAGE_OPTS:
+        source->image_opts = true;
+        return true;
+    default:
+        return false;
+    }
+}
+
 bool img_output_is_json(const char *arg)
 {
     if (strcmp(arg, "json") == 0) {
@@ -213,10 +233,7 @@ int main(int argc, char **argv)
     optind = 0;
     for (size_t i = 0; i < G_N_ELEMENTS(commands); i++) {
         if (strcmp(commands[i].name, name) == 0) {
-            int status = commands[i].run(argc, argv);
-
-            tool_done();
-            return status;
+            return tool_done(commands[i].run(argc, argv));
         }
     }
     img_usage_error("Command not found: %s", name);

@@ -191,17 +191,8 @@ int img_map(int argc, char **argv)
 
     while ((option = img_getopt(argc, argv, ":f:s:l:hU", options)) != -1) {
         switch (option) {
-        case 'f':
-            source.format = optarg;
-            break;
-        case 'U':
-            source.force_share = true;
-            break;
         case OPTION_OUTPUT:
             json = img_output_is_json(optarg);
-            break;
-        case OPTION_IMAGE_OPTS:
-            source.image_opts = true;
             break;
         case 's':
             start = tool_parse_size("start offset", optarg);
@@ -214,6 +205,9 @@ int img_map(int argc, char **argv)
             if (max_length < 0) {
                 return EXIT_FAILURE;
             }
+            break;
+        default:
+            img_take_source_option(option, &source);
             break;
         }
     }

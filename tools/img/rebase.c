@@ -140,9 +140,6 @@ static void parse(int argc, char **argv, RebaseArgs *args)
 
     while ((option = img_getopt(argc, argv, ":hf:F:b:upt:T:qU", options)) != -1) {
         switch (option) {
-        case 'f':
-            args->source.format = optarg;
-            break;
         case 'F':
             args->format = optarg;
             break;
@@ -161,14 +158,8 @@ static void parse(int argc, char **argv, RebaseArgs *args)
         case 'T':
             args->source_cache = optarg;
             break;
-        case 'q':
-            args->source.quiet = true;
-            break;
-        case 'U':
-            args->source.force_share = true;
-            break;
-        case OPTION_IMAGE_OPTS:
-            args->source.image_opts = true;
+        default:
+            img_take_source_option(option, &args->source);
             break;
         }
     }

@@ -123,15 +123,6 @@ int img_resize(int argc, char **argv)
     argv[argc] = NULL;
     while ((option = img_getopt(argc, argv, ":f:hq", options)) != -1) {
         switch (option) {
-        case 'f':
-            source.format = optarg;
-            break;
-        case 'q':
-            source.quiet = true;
-            break;
-        case OPTION_IMAGE_OPTS:
-            source.image_opts = true;
-            break;
         case OPTION_PREALLOCATION:
             if (!parse_preallocation(optarg, &change)) {
                 return EXIT_FAILURE;
@@ -139,6 +130,9 @@ int img_resize(int argc, char **argv)
             break;
         case OPTION_SHRINK:
             change.shrink = true;
+            break;
+        default:
+            img_take_source_option(option, &source);
             break;
         }
     }

@@ -104,13 +104,8 @@ int img_snapshot(int argc, char **argv)
             action = option;
             name = optarg;
             break;
-        case 'q':
-            break; /* nothing is said anyway */
-        case 'U':
-            source.force_share = true;
-            break;
-        case OPTION_IMAGE_OPTS:
-            source.image_opts = true;
+        default:
+            img_take_source_option(option, &source);
             break;
         }
     }
