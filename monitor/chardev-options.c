@@ -7,7 +7,9 @@
 
 #include "qapi/keyval.h"
 #include "util/error.h"
+#include "util/identifier.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <string.h>
 
@@ -59,11 +61,22 @@ static bool flag_of(const json_t *options, const char *name, bool otherwise)
     return text ? is_on(text) : otherwise;
 }
 
-static guint64 number_of(const json_t *options, const char *name)
+/* Decimal, or with the prefix 0 or 0x. */
+static bool parse_number(const char *text, uint64_t *ret)
+{
+    char *end;
+
+    errno = 0;
+    *ret = g_ascii_strtoull(text, &end, 0);
+    return errno == 0 && g_ascii_isdigit(*text) && *end == '\0';
+}
+
+static uint64_t number_of(const json_t *options, const char *name)
 {
     const char *text = text_of(options, name);
+    uint64_t number = 0;
 
-    return text ? g_ascii_strtoull(text, NULL, 0) : 0;
+    return text && parse_number(text, &number) ? number : 0;
 }
 
 /* --- checks that go for any kind --- */
@@ -71,6 +84,7 @@ static guint64 number_of(const json_t *options, const char *name)
 static bool check_parameter(const char *name, const json_t *value, GError **error)
 {
     const char *text = json_string_value(value);
+    uint64_t number;
 
     for (size_t i = 0; i < G_N_ELEMENTS(parameters); i++) {
         if (!g_str_equal(parameters[i].name, name) || !text) {
@@ -80,8 +94,7 @@ static bool check_parameter(const char *name, const json_t *value, GError **erro
             merino_error(error, "Parameter '%s' expects 'on' or 'off'", name);
             return false;
         }
-        if (parameters[i].type == PARAMETER_NUMBER &&
-            !g_ascii_string_to_unsigned(text, 10, 0, G_MAXINT64, NULL, NULL)) {
+        if (parameters[i].type == PARAMETER_NUMBER && !parse_number(text, &number)) {
             merino_error(error, "Parameter '%s' expects a number", name);
             return false;
         }
@@ -91,31 +104,13 @@ static bool check_parameter(const char *name, const json_t *value, GError **erro
     return false;
 }
 
-static bool check_id(const char *id, GError **error)
-{
-    static const char digits_and_marks[] = "0123456789-._";
-
-    for (const char *at = id; g_ascii_isalpha(id[0]); at++) {
-        if (!*at) {
-            return true;
-        }
-        if (!g_ascii_isalpha(*at) && !strchr(digits_and_marks, *at)) {
-            break;
-        }
-    }
-    merino_error(error, "Parameter 'id' expects an identifier");
-    merino_error_hint(error, "Identifiers consist of letters, digits, '-', '.', '_', "
-                             "starting with a letter.");
-    return false;
-}
-
 static bool check_parameters(const json_t *options, GError **error)
 {
     const char *id = text_of(options, "id");
     const char *name;
     json_t *value;
 
-    if (id && !check_id(id, error)) {
+    if (id && !identifier_check(id, error)) {
         return false;
     }
     json_object_foreach((json_t *)options, name, value)

@@ -97,10 +97,7 @@ static bool add_tls_creds_x509(const char *id, const TlsCredsX509Properties *pro
 
 bool qmp_object_add(const ObjectOptions *arg, GError **error)
 {
-    if (!identifier_is_valid(arg->id)) {
-        merino_error(error, "Parameter 'id' expects an identifier");
-        merino_error_hint(error, "Identifiers consist of letters, digits, '-', '.', '_', "
-                                 "starting with a letter.");
+    if (!identifier_check(arg->id, error)) {
         return false;
     }
     switch (arg->qom_type) {

@@ -92,7 +92,7 @@ static void print_properties(const char *type, const QapiType *branch)
     }
 }
 
-gboolean help_print_objects(const char *type, GError **error)
+bool help_print_objects(const char *type, GError **error)
 {
     const QapiType *types = &qapi_type_ObjectType;
     int found;
@@ -102,13 +102,13 @@ gboolean help_print_objects(const char *type, GError **error)
         for (size_t i = 0; i < types->as.enumeration.count; i++) {
             printf("  %s\n", types->as.enumeration.names[i]);
         }
-        return TRUE;
+        return true;
     }
     found = qapi_enum_parse(types, type);
     if (found < 0) {
         merino_error(error, "Parameter 'qom-type' does not accept value '%s'", type);
-        return FALSE;
+        return false;
     }
     print_properties(type, qapi_type_ObjectOptions.as.object.branches[found]);
-    return TRUE;
+    return true;
 }

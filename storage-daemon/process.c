@@ -83,16 +83,22 @@ bool process_detach(GError **error)
 
 /* --- the pid file --- */
 
-static bool fill_pidfile(int fd, GError **error)
+static bool lock_pidfile(int fd, GError **error)
 {
     struct flock whole = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-    g_autofree char *text = g_strdup_printf("%d\n", (int)getpid());
-    size_t len = strlen(text);
 
     if (fcntl(fd, F_SETLK, &whole) < 0) {
         merino_error_errno(error, errno, "cannot create PID file: Cannot lock pid file");
         return false;
     }
+    return true;
+}
+
+static bool fill_pidfile(int fd, GError **error)
+{
+    g_autofree char *text = g_strdup_printf("%d\n", (int)getpid());
+    size_t len = strlen(text);
+
     if (ftruncate(fd, 0) < 0 || write(fd, text, len) != (ssize_t)len) {
         merino_error_errno(error, errno, "cannot create PID file: Failed to write pid file");
         return false;
@@ -100,15 +106,46 @@ static bool fill_pidfile(int fd, GError **error)
     return true;
 }
 
+/* Whether the locked file still goes by its name: a process that ends takes the name away before
+ * its lock goes. */
+static bool is_named(int fd, const char *path)
+{
+    struct stat locked, named;
+
+    return fstat(fd, &locked) == 0 && stat(path, &named) == 0 && locked.st_dev == named.st_dev &&
+           locked.st_ino == named.st_ino;
+}
+
+/* The file, locked; -1 with an error. */
+static int open_pidfile(const char *path, GError **error)
+{
+    for (;;) {
+        int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, S_IRUSR | S_IWUSR);
+
+        if (fd < 0) {
+            merino_error_errno(error, errno, "cannot create PID file: Could not create '%s'", path);
+            return -1;
+        }
+        if (!lock_pidfile(fd, error)) {
+            close(fd);
+            return -1;
+        }
+        if (is_named(fd, path)) {
+            return fd;
+        }
+        close(fd);
+    }
+}
+
 bool process_write_pidfile(const char *path, GError **error)
 {
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, S_IRUSR | S_IWUSR);
+    int fd = open_pidfile(path, error);
 
     if (fd < 0) {
-        merino_error_errno(error, errno, "cannot create PID file: Could not create '%s'", path);
         return false;
     }
     if (!fill_pidfile(fd, error)) {
+        unlink(path);
         close(fd);
         return false;
     }
