@@ -26,11 +26,15 @@ static void qmp(const char *format, ...)
 {
     char request[4096];
     char *reply;
+    int length;
     va_list args;
 
     va_start(args, format);
-    vsnprintf(request, sizeof(request), format, args);
+    length = vsnprintf(request, sizeof(request), format, args);
     va_end(args);
+    if (length < 0 || (size_t)length >= sizeof(request)) {
+        die("command", NULL);
+    }
 
     reply = merino_qmp(request);
     if (!strncmp(reply, "{\"error\"", 8)) {
@@ -39,20 +43,24 @@ static void qmp(const char *format, ...)
     merino_free(reply);
 }
 
+/* The functions that do I/O return 0 or a negative errno. */
+static void check(const char *what, int rc)
+{
+    if (rc < 0) {
+        die(what, strdup(strerror(-rc)));
+    }
+}
+
 static void write_pattern(MerinoDisk *disk, int64_t offset, size_t bytes)
 {
     char *buffer = malloc(bytes);
-    int rc;
 
     if (!buffer) {
         die("write", NULL);
     }
     memset(buffer, 0xa5, bytes);
-    rc = merino_disk_write(disk, offset, buffer, bytes);
+    check("write", merino_disk_write(disk, offset, buffer, bytes));
     free(buffer);
-    if (rc < 0) {
-        die("write", strdup(strerror(-rc)));
-    }
 }
 
 static void list_dirty(MerinoDisk *disk, const char *bitmap)
@@ -94,8 +102,8 @@ int main(int argc, char **argv)
     }
     write_pattern(disk, 0, 512);
     write_pattern(disk, 1 << 20, 10000);
-    merino_disk_write_zeroes(disk, 2 << 20, 65536);
-    merino_disk_flush(disk);
+    check("write zeroes", merino_disk_write_zeroes(disk, 2 << 20, 65536));
+    check("flush", merino_disk_flush(disk));
     list_dirty(disk, "changes");
 
     merino_disk_close(disk);

@@ -11,6 +11,8 @@ between two backups.
 """
 
 import argparse
+import os
+import select
 import shutil
 import signal
 import socket
@@ -126,10 +128,11 @@ class Machine:
     def work(self, writes: int) -> None:
         """Wait until the guests have done that many more writes."""
         goal = self._records() + 2 * writes
+        outputs = [guest.stdout.fileno() for guest in self._guests if guest.stdout]
         while self._records() < goal:
-            if any(guest.poll() is not None for guest in self._guests):
-                raise RuntimeError("a guest has ended")
-            time.sleep(0.01)
+            for ready in select.select(outputs, [], [])[0]:
+                if not os.read(ready, 4096):
+                    raise RuntimeError("a guest has ended")
 
     def _records(self) -> int:
         return sum(log.stat().st_size for log in self.logs if log.exists()) // 25

@@ -8,7 +8,8 @@ BLOCKS lists the 4 KiB blocks that belong to the file, so the file system stays 
 instant. Writes go out one after the other; each carries content that follows from
 (identity, number), and LOG gets one record for each when it is issued and one when it is
 acknowledged. What a frozen view of the disk shows must therefore be the disk after exactly the
-first K writes, for some K that the log bounds. The guest stops when its standard input ends.
+first K writes, for some K that the log bounds. After every so many writes a dot goes to standard
+output. The guest stops when its standard input ends.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 BLOCK = 4096
+WRITES_A_DOT = 50
 RECORD = struct.Struct("<cQQd")  # 'i'ssued or 'a'cknowledged, number, block, time.monotonic()
 
 
@@ -63,6 +65,8 @@ def main() -> None:
             log.write(RECORD.pack(b"i", number, block, time.monotonic()))
             disk.pwrite(content(int(identity), number), block * BLOCK)
             log.write(RECORD.pack(b"a", number, block, time.monotonic()))
+            if number % WRITES_A_DOT == 0:
+                print(".", end="", flush=True)
     disk.shutdown()
 
 
