@@ -63,8 +63,9 @@ static bool truncate_drained(BlockBackend *backend, int64_t size, PreallocMode p
                              GError **error)
 {
     Truncate truncate = { backend->root, size, prealloc, false, error };
+    BlockNode *node = backend->root->node;
 
-    if (!check_bitmaps(backend->root->node, size, error)) {
+    if (!node->read_only && !check_bitmaps(node, size, error)) {
         return false;
     }
     coroutine_run(truncate_entry, &truncate);

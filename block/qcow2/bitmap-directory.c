@@ -97,10 +97,12 @@ uint64_t qcow2_bitmap_data_bytes(int64_t disk_size, unsigned granularity_bits)
     return divide_up(qcow2_bitmap_bits(disk_size, granularity_bits), 3);
 }
 
+/* QEMU does not open an image with a table of no entries, so a disk without size has one. */
 uint64_t qcow2_bitmap_table_entries(const Qcow2BitmapGeometry *geometry, unsigned granularity_bits)
 {
-    return divide_up(qcow2_bitmap_data_bytes(geometry->disk_size, granularity_bits),
-                     geometry->cluster_bits);
+    uint64_t bytes = qcow2_bitmap_data_bytes(geometry->disk_size, granularity_bits);
+
+    return MAX(divide_up(bytes, geometry->cluster_bits), 1);
 }
 
 bool qcow2_bitmap_fits(const Qcow2BitmapGeometry *geometry, unsigned granularity_bits)

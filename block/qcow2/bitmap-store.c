@@ -141,7 +141,8 @@ static void coroutine_fn plan_changes(Store *store, Job *job)
     }
 }
 
-/* An entry for the directory with a table in memory: the old one's, or one of nothing. */
+/* An entry for the directory with a table in memory: the old one's, or one of nothing. An image
+ * with a bitmap of no bits is opened by QEMU only if that is in use. */
 static Qcow2BitmapEntry *new_entry(const Qcow2 *q, const Job *job)
 {
     DirtyBitmap *bitmap = job->bitmap;
@@ -153,6 +154,7 @@ static Qcow2BitmapEntry *new_entry(const Qcow2 *q, const Job *job)
     entry->table = g_new0(uint64_t, entry->table_entries + 1);
     entry->stored_size = q->header.size;
     entry->flags = bitmap_is_enabled(bitmap) ? QCOW2_BITMAP_AUTO : 0;
+    entry->flags |= q->header.size == 0 ? QCOW2_BITMAP_IN_USE : 0;
     if (job->old && job->old->extra_bytes) {
         entry->extra_bytes = job->old->extra_bytes;
         entry->extra = g_memdup2(job->old->extra, entry->extra_bytes);
