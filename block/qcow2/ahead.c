@@ -56,11 +56,13 @@ bool qcow2_is_zero_ahead(const Qcow2 *q, int64_t host, int64_t bytes)
     return host >= q->zero_begin && host + bytes <= q->zero_end;
 }
 
+/* Only what was grown ahead goes. What was allocated before may lie anywhere, behind the end of the
+ * file as well, until it is written to. */
 void coroutine_fn qcow2_cut_ahead(Qcow2 *q)
 {
-    int64_t end = q->meta_end;
+    int64_t end = MAX(q->meta_end, q->zero_begin);
 
-    if (q->zero_end > end && node_size(q->node->file->node) > end) {
+    if (q->zero_end > end && node_size(q->node->file->node) == q->zero_end) {
         child_co_truncate(q->node->file, end, PREALLOC_MODE_OFF, NULL);
     }
     q->zero_begin = q->zero_end = 0;

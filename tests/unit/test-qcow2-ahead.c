@@ -155,11 +155,35 @@ static void places_ahead_read_as_zeroes(void)
     g_rand_free(random);
 }
 
+/* A file may end before the clusters do that were allocated in advance. Writing to one far behind
+ * makes the file longer than what was grown ahead, and is not cut off. */
+static void nothing_in_use_is_cut(void)
+{
+    Qcow2Disk disk;
+
+    if (!create(&disk, "in-use")) {
+        return;
+    }
+    qcow2_disk_close(&disk);
+    qemu_img_do("create -q -f qcow2 -o preallocation=metadata %s 64M", disk.path);
+    g_assert_cmpint(truncate(disk.path, SIZE / 2), ==, 0);
+    qcow2_disk_open(&disk);
+    g_assert_cmpint(do_discard(disk.user, SIZE / 2 - MiB, 16 * MiB), ==, 0);
+    disk_flush(&disk); /* now they are free */
+    disk_fill(&disk, SIZE / 2, 2 * MiB, 1);
+    g_assert_cmpint(file_size(disk.path), >, used(&disk));
+    disk_fill(&disk, SIZE - CLUSTER, CLUSTER, 2);
+    qcow2_disk_close(&disk);
+    disk_judge(&disk, 0);
+    qcow2_disk_done(&disk);
+}
+
 int main(int argc, char **argv)
 {
     qcow2_harness_init(&argc, &argv);
     g_test_add_func("/qcow2-ahead/the-file-grows-ahead-and-is-cut",
                     the_file_grows_ahead_and_is_cut);
+    g_test_add_func("/qcow2-ahead/nothing-in-use-is-cut", nothing_in_use_is_cut);
     g_test_add_func("/qcow2-ahead/reading-alone-changes-nothing", reading_alone_changes_nothing);
     g_test_add_func("/qcow2-ahead/places-ahead-read-as-zeroes", places_ahead_read_as_zeroes);
     return io_harness_run();
