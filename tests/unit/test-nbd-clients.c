@@ -298,7 +298,8 @@ static void test_torn_stream(gconstpointer iothread)
         g_byte_array_append(stream, (uint8_t *)payload, bytes);
     }
     for (guint sent = 0; sent < stream->len;) {
-        guint piece = MIN((guint)g_rand_int_range(random, 1, 100000), stream->len - sent);
+        guint most = (guint)g_rand_int_range(random, 1, 100000);
+        guint piece = MIN(most, stream->len - sent);
 
         client_send(&client, stream->data + sent, piece);
         sent += piece;

@@ -113,7 +113,8 @@ static void reading_alone_changes_nothing(void)
 static void one_of_all_requests(Qcow2Disk *disk, GRand *random, int64_t size)
 {
     int64_t offset = g_rand_int_range(random, 0, (int)(size / 512)) * INT64_C(512);
-    int64_t bytes = MIN(size - offset, g_rand_int_range(random, 1, 400) * INT64_C(512));
+    int64_t most = g_rand_int_range(random, 1, 400) * INT64_C(512);
+    int64_t bytes = MIN(size - offset, most);
 
     switch (g_rand_int_range(random, 0, 8)) {
     case 0:
@@ -123,7 +124,7 @@ static void one_of_all_requests(Qcow2Disk *disk, GRand *random, int64_t size)
         disk_flush(disk);
         break;
     default:
-        disk_noise(disk, random, offset, MIN(bytes, size - offset), 0);
+        disk_noise(disk, random, offset, bytes, 0);
         break;
     }
 }
