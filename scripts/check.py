@@ -57,7 +57,7 @@ VARIANTS = [
             "ASAN_OPTIONS": "detect_stack_use_after_return=0:abort_on_error=1",
             "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
             "MERINO_CRASH_CUTS": "10",
-            "MERINO_CRASH_STRIDE": "4",
+            "MERINO_CRASH_STRIDE": "8",
             "MERINO_TWIN_STEPS": "300",
         },
         4,
