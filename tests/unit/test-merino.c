@@ -207,7 +207,7 @@ int main(int argc, char **argv)
     int ret;
 
     g_test_init(&argc, &argv, NULL);
-    folder = g_dir_make_tmp("merino-embed-XXXXXX", NULL);
+    folder = g_dir_make_tmp(NULL, NULL);
     image = g_build_filename(folder, "image", NULL);
     g_assert_true(merino_init(NULL));
     g_test_add_func("/merino/stored-bitmaps-are-loaded", test_stored_bitmaps_are_loaded);
